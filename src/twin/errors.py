@@ -1,0 +1,81 @@
+"""Every error a user can meet, as one tree; each message is one sentence with its cure.
+
+TwinError
+├── UsageError                exit 2: the command or its input is wrong
+│   ├── RepositoryError       not a git repository, bare, shallow, empty, unreadable, no source
+│   │                         files
+│   ├── ConfigError           a configuration file that does not parse or has an unknown key
+│   └── UnknownVersion        a model version that the registry does not know
+├── MissingRequirement        exit 3: a program, package or permission is missing
+├── StoreError                exit 3: the store cannot be used
+│   ├── StoreLocked           another process holds it
+│   ├── StoreCorrupt          its file is damaged
+│   ├── StoreTooNew           written by a newer version of this program
+│   └── StoreFull             the disk is full
+├── IllegalMove               exit 1: the registry refuses a promotion or rollback
+└── Refused                   exit 1: the answer is no (a gate refused)
+
+Raised where the fact is known; caught once, at the command's edge (`cli.main`).
+"""
+
+
+class TwinError(Exception):
+    """A failure that a user can act on. `str(error)` is a sentence that ends with what to do."""
+
+    exit_code = 2
+
+
+class UsageError(TwinError):
+    """The command or its input is wrong."""
+
+
+class RepositoryError(UsageError):
+    """The path is not a repository that can be learnt from."""
+
+
+class ConfigError(UsageError):
+    """A configuration file does not parse, or has a key or value that is not known."""
+
+
+class UnknownVersion(UsageError):
+    """The registry holds no such model version."""
+
+
+class MissingRequirement(TwinError):
+    """A program, a package or a permission is missing."""
+
+    exit_code = 3
+
+
+class StoreError(TwinError):
+    """The store cannot be opened or written."""
+
+    exit_code = 3
+
+
+class StoreLocked(StoreError):
+    """Another process holds the store."""
+
+
+class StoreCorrupt(StoreError):
+    """The store's file is damaged."""
+
+
+class StoreTooNew(StoreError):
+    """The store was written by a newer version of this program."""
+
+
+class StoreFull(StoreError):
+    """The disk that holds the store is full."""
+
+
+class IllegalMove(TwinError):
+    """The registry does not allow this change of status."""
+
+    exit_code = 1
+
+
+class Refused(TwinError):
+    """The answer is no: a gate refused the candidate."""
+
+    exit_code = 1
