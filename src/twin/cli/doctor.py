@@ -1,0 +1,279 @@
+"""`twin doctor`: what is installed, what is missing, and how to get it.
+
+Owns the list of checks. Each looks at the thing itself (loads the library, starts the program),
+because "installed" and "works" differ: LightGBM's wheel, for one, needs a system library.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from twin.cli import show
+from twin.cli.door import Door, json_option, pass_door
+from twin.errors import MissingRequirement, RepositoryError, TwinError
+
+Status = Literal["ok", "missing", "optional"]
+
+MIN_PYTHON = (3, 11)
+MIN_GIT = (2, 25)  # Debian 11 and Ubuntu 20.04 have newer; all that is used exists there
+MIN_SQLITE = (3, 35)  # the first with RETURNING
+MIN_FREE_BYTES = 1_000_000_000
+GRAMMARS = ("python", "javascript", "typescript", "go", "rust", "java", "c", "cpp")
+LIBRARIES = ("numpy", "scipy", "lightgbm", "sqlalchemy", "alembic", "matplotlib", "Stemmer")
+_DISTRIBUTION = {"Stemmer": "pystemmer"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing looked at. `missing` is required and not there; `optional` is not there either,
+    but only what `cure` names needs it."""
+
+    name: str
+    status: Status
+    found: str
+    cure: str = ""
+
+
+@click.command(name="doctor")
+@json_option
+@pass_door
+def command(door: Door, as_json: bool) -> int:
+    """What is installed, what is missing, and how to get it.
+
+    Exit code 3 if something required is missing; what is optional never fails.
+
+    \b
+    Example:
+      twin doctor
+      twin doctor --json
+    """
+    with show.progress("Looking around", quiet=as_json) as advance:
+        checks: list[Check] = []
+        for number, check in enumerate(CHECKS, start=1):
+            checks.extend(check(door))
+            advance(number, len(CHECKS))
+    missing = [check.name for check in checks if check.status == "missing"]
+    if as_json:
+        show.as_json({"healthy": not missing, "checks": checks})
+    else:
+        rows = [(check.name, check.status, check.found, check.cure) for check in checks]
+        note = f"Missing: {', '.join(missing)}." if missing else "Everything required is here."
+        show.table("Health", ("what", "status", "found", "how to get it"), rows, note=note)
+    return MissingRequirement.exit_code if missing else 0
+
+
+def _python(door: Door) -> Iterator[Check]:
+    found = platform.python_version()
+    cure = "" if sys.version_info >= MIN_PYTHON else "Install CPython 3.11 or newer."
+    yield Check(name="Python", status=_required(not cure), found=found, cure=cure)
+
+
+def _git(door: Door) -> Iterator[Check]:
+    found = _first_line("git", "--version")
+    number = re.search(r"(\d+)\.(\d+)", found)
+    enough = number is not None and (int(number[1]), int(number[2])) >= MIN_GIT
+    cure = "" if enough else "Install git 2.25 or newer: apt-get install git"
+    yield Check(name="git", status=_required(enough), found=found or "not found", cure=cure)
+
+
+def _sqlite(door: Door) -> Iterator[Check]:
+    enough = sqlite3.sqlite_version_info >= MIN_SQLITE
+    cure = "" if enough else "Use a Python that is built with SQLite 3.35 or newer."
+    yield Check(name="SQLite", status=_required(enough), found=sqlite3.sqlite_version, cure=cure)
+    mode = _journal_mode(door)
+    works = mode == "wal"
+    cure = "" if works else "Keep the repository on a local disk, or set `store.url` to PostgreSQL."
+    yield Check(name="SQLite WAL", status=_required(works), found=mode, cure=cure)
+
+
+def _journal_mode(door: Door) -> str:
+    """The journal mode SQLite agrees to where the store is; network file systems refuse WAL."""
+    try:
+        own = door.root() / ".twin"
+    except RepositoryError:
+        own = Path()
+    with tempfile.TemporaryDirectory(dir=own if _writable(own) else None) as folder:
+        connection = sqlite3.connect(Path(folder) / "probe.db")
+        try:
+            return str(connection.execute("PRAGMA journal_mode=WAL").fetchone()[0])
+        except sqlite3.Error as error:
+            return str(error)
+        finally:
+            connection.close()
+
+
+def _libraries(door: Door) -> Iterator[Check]:
+    for name in LIBRARIES:
+        yield _library(name, "pip install --force-reinstall cognitive-twin")
+
+
+def _library(name: str, cure: str) -> Check:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        return Check(name=name, status="missing", found=str(error), cure=cure)
+    except OSError as error:  # a shared library that the wheel does not bring
+        if "libgomp" in str(error):
+            cure = "apt-get install libgomp1"
+        return Check(name=name, status="missing", found=str(error), cure=cure)
+    version = importlib.metadata.version(_DISTRIBUTION.get(name, name))
+    return Check(name=name, status="ok", found=version)
+
+
+def _grammars(door: Door) -> Iterator[Check]:
+    broken = []
+    for language in GRAMMARS:
+        try:
+            module = importlib.import_module(f"tree_sitter_{language}")
+            tree_sitter = importlib.import_module("tree_sitter")
+            names = ("language", "language_typescript")
+            make = next(getattr(module, name) for name in names if hasattr(module, name))
+            tree_sitter.Parser(tree_sitter.Language(make()))
+        except (ImportError, OSError, ValueError, TypeError, StopIteration):
+            broken.append(language)
+    found = ", ".join(language for language in GRAMMARS if language not in broken) or "none"
+    cure = f"Cannot load {', '.join(broken)}: pip install --force-reinstall cognitive-twin"
+    yield Check(
+        name="tree-sitter grammars",
+        status=_required(not broken),
+        found=found,
+        cure=cure if broken else "",
+    )
+
+
+def _place(door: Door) -> Iterator[Check]:
+    """The repository, its disk and its store."""
+    try:
+        root = door.root()
+    except RepositoryError as error:
+        yield Check(name="repository", status="optional", found="none here", cure=str(error))
+        root = Path.cwd()
+    else:
+        writable = _writable(root)
+        cure = "" if writable else f"Give yourself write permission on {root}."
+        yield Check(name="repository", status=_required(writable), found=str(root), cure=cure)
+        yield from _store(door, root)
+    free = shutil.disk_usage(root).free
+    enough = free >= MIN_FREE_BYTES
+    cure = "" if enough else f"Free at least {MIN_FREE_BYTES / 1e9:.0f} GB on this disk."
+    yield Check(name="free disk", status=_required(enough), found=f"{free / 1e9:.1f} GB", cure=cure)
+
+
+def _store(door: Door, root: Path) -> Iterator[Check]:
+    """Only an existing store is opened: looking must not make one."""
+    try:
+        url = door.config().store.url
+        if not url and not (root / ".twin" / "twin.db").exists():
+            yield Check(name="store", status="ok", found="none yet; `twin improve` makes it")
+            return
+        with door.store() as store:
+            yield Check(name="store", status="ok", found=store.engine.dialect.name)
+    except TwinError as error:
+        yield Check(name="store", status="missing", found="does not open", cure=str(error))
+
+
+def _postgres(door: Door) -> Iterator[Check]:
+    driver = _library("psycopg", "pip install 'cognitive-twin[postgres]'")
+    if driver.status == "missing":
+        yield _optional("PostgreSQL driver", driver.found, driver.cure)
+    else:
+        yield Check(name="PostgreSQL driver", status="ok", found=f"psycopg {driver.found}")
+    server = shutil.which("postgres") or next(
+        (str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))), ""
+    )
+    yield _program("PostgreSQL server", server, "only for the tests: apt-get install postgresql")
+
+
+def _programs(door: Door) -> Iterator[Check]:
+    yield _program(
+        "bubblewrap",
+        shutil.which("bwrap") or "",
+        "to run code of mined repositories apart: apt-get install bubblewrap",
+    )
+    yield _program(
+        "universal-ctags",
+        _universal_ctags(),
+        "only for bench/index.py: apt-get install universal-ctags",
+    )
+
+
+def _torch(door: Door) -> Iterator[Check]:
+    """Asked of the metadata: importing torch takes seconds."""
+    try:
+        yield Check(name="torch", status="ok", found=importlib.metadata.version("torch"))
+    except importlib.metadata.PackageNotFoundError:
+        yield _optional("torch", "not installed", "Nothing that is built so far needs it.")
+
+
+def _processor(door: Door) -> Iterator[Check]:
+    """Facts, not requirements: what the fast paths of numpy and LightGBM find."""
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        text = ""
+    flags = set(re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)[:1])
+    present = [name for name in wanted if name in " ".join(flags).split()]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = f"{cores} cores, {platform.machine()}; {' '.join(present) or 'no wide vectors'}"
+    yield Check(name="processor", status="ok", found=found)
+
+
+CHECKS: tuple[Callable[[Door], Iterator[Check]], ...] = (
+    _python,
+    _git,
+    _sqlite,
+    _libraries,
+    _grammars,
+    _place,
+    _postgres,
+    _programs,
+    _torch,
+    _processor,
+)
+
+
+def _required(works: bool) -> Status:
+    return "ok" if works else "missing"
+
+
+def _optional(name: str, found: str, cure: str) -> Check:
+    return Check(name=name, status="optional", found=found, cure=cure)
+
+
+def _program(name: str, path: str, cure: str) -> Check:
+    if not path:
+        return _optional(name, "not found", cure)
+    return Check(name=name, status="ok", found=_first_line(path, "--version") or path)
+
+
+def _universal_ctags() -> str:
+    """Other programs are called ctags too (Emacs brings one)."""
+    path = shutil.which("ctags") or ""
+    return path if path and "Universal" in _first_line(path, "--version") else ""
+
+
+def _first_line(*program: str) -> str:
+    """The first line a program says, empty where it is absent, silent or hangs."""
+    try:
+        done = subprocess.run(program, capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode(errors="replace").partition("\n")[0].strip()
+
+
+def _writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK)

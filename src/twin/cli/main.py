@@ -1,0 +1,150 @@
+"""The one door, `twin COMMAND`: finds the command, runs it, turns every failure into a sentence.
+
+Owns the table of commands, the options that all share, exit codes and the shape of errors. Has no
+logic of its own. A command is one module in this folder plus one line in COMMANDS; the module is
+imported only when it is asked for, so that `twin --help` answers at once.
+
+Exit codes: 0 done, 1 the answer is no, 2 wrong use, 3 something is missing, 130 interrupted.
+"""
+
+import errno
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from twin import __version__
+from twin.cli.door import Door
+from twin.errors import MissingRequirement, StoreFull, TwinError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "doctor": ("twin.cli.doctor", "What is installed, what is missing, and how to get it."),
+    "models": ("twin.cli.models", "The versions of each model; promote, roll back, history."),
+    "runs": ("twin.cli.runs", "What was run on this repository, and how it ended."),
+}
+"""Name -> (module, short help). The module holds a click command in the attribute `command`."""
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command is run or its own help is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command), f"{cmd_name} has no click command"
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list for `--help`, from the table alone: nothing is imported for it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=LazyGroup, name="twin", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--repo",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    metavar="PATH",
+    help="The repository to work on, or any folder inside it; default: the current folder.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="A configuration file; default: twin.toml or [tool.twin] of pyproject.toml.",
+)
+@click.version_option(__version__, prog_name="twin")
+@click.pass_context
+def cli(ctx: click.Context, repo: Path, config: Path | None) -> None:
+    """Learns which files a task touches from a repository's own history, and proves it.
+
+    \b
+    Example:
+      twin doctor
+      twin --repo ~/src/project runs
+    """
+    ctx.obj = Door(repo=repo, config_file=config)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and leaves with its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A path need not be UTF-8 and a terminal need not know all of Unicode.
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and gives its exit code: the one place where failures become sentences."""
+    as_json = "--json" in _before_separator(arguments)
+    try:
+        code = cli.main(args=list(arguments), prog_name="twin", standalone_mode=False)
+        sys.stdout.flush()  # a closed pipe shows here, not at interpreter exit
+        return code if isinstance(code, int) else 0
+    except TwinError as error:
+        return _fail(type(error).__name__, str(error), error.exit_code, as_json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        return 2
+    except click.ClickException as error:
+        return _fail("UsageError", _usage(error), 2, as_json)
+    except (KeyboardInterrupt, click.Abort):
+        message = "Interrupted; what was finished is kept, and the same command goes on from there."
+        return _fail("Interrupted", message, INTERRUPTED, as_json)
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has seen enough. Nothing more can be said on this stream,
+        # and the interpreter must not try to at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _os_failure(error, as_json)
+
+
+def _os_failure(error: OSError, as_json: bool) -> int:
+    where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        message = f"The disk is full{where}. Free some space and run the command again."
+        return _fail(StoreFull.__name__, message, StoreFull.exit_code, as_json)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        message = f"No permission to read or write{where}. Change the permission or the path."
+        return _fail(MissingRequirement.__name__, message, MissingRequirement.exit_code, as_json)
+    raise error
+
+
+def _fail(kind: str, message: str, code: int, as_json: bool) -> int:
+    """Says what went wrong: JSON on stdout for programs, one sentence on stderr for people."""
+    try:
+        if as_json:
+            click.echo(json.dumps({"error": {"kind": kind, "message": message}}))
+        else:
+            click.echo(f"twin: {message}", err=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _usage(error: click.ClickException) -> str:
+    """Click's message and where help is."""
+    ctx = getattr(error, "ctx", None)
+    path = ctx.command_path if ctx else "twin"
+    return f"{error.format_message().rstrip('.')}. See `{path} --help`."
+
+
+def _before_separator(arguments: Sequence[str]) -> Sequence[str]:
+    """The arguments before a lone `--`: what follows it are no options."""
+    arguments = list(arguments)
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments

@@ -1,0 +1,34 @@
+"""`twin runs`: what was run on this repository, and how it ended."""
+
+import click
+
+from twin.cli import show
+from twin.cli.door import Door, json_option, pass_door
+
+
+@click.command(name="runs")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="How many, the newest first.",
+)
+@json_option
+@pass_door
+def command(door: Door, limit: int, as_json: bool) -> None:
+    """What was run on this repository, and how it ended.
+
+    \b
+    Example:
+      twin runs --limit 5
+    """
+    with door.store() as store:
+        runs = store.runs.runs(limit)
+    if as_json:
+        show.as_json({"runs": runs})
+        return
+    columns = ("run", "command", "repository", "started (UTC)", "status")
+    rows = [(r.run_id, r.command, r.repository, show.when(r.started_at), r.status) for r in runs]
+    note = "" if rows else "None yet. `twin improve` makes the first."
+    show.table("Runs", columns, rows, note=note)
