@@ -23,7 +23,6 @@ __all__ = [
     "decode",
     "decode_outline",
     "encode",
-    "language_of",
     "parse",
 ]
 
