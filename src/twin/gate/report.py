@@ -147,6 +147,9 @@ def render_html(report: Report) -> str:
     """The page, as one self-contained document."""
     from twin.gate import plots  # matplotlib takes a second to load; not every reader draws
 
+    rows: dict[str, list[Difference]] = {}
+    for row in report.differences:
+        rows.setdefault(row.opponent, []).append(row)
     page = _environment().get_template("report.html.j2")
     return page.render(
         report=report,
@@ -155,13 +158,7 @@ def render_html(report: Report) -> str:
             "recall": Markup(plots.recall_by_k(report.rankers)),
             "rolling": Markup(plots.over_time(report.rankers)),
         },
-        forests=[
-            (
-                opponent,
-                Markup(plots.forest([d for d in report.differences if d.opponent == opponent])),
-            )
-            for opponent in dict.fromkeys(d.opponent for d in report.differences)
-        ],
+        forests=[(name, Markup(plots.forest(own))) for name, own in rows.items()],
     )
 
 
