@@ -181,9 +181,9 @@ def _parse_missing(
     for blob, language in missing:
         languages[blob].append(language)
     batch: dict[str, dict[str, bytes]] = {}
-    pending = done = 0
-    for blob, data in repository.blobs(languages, max_bytes=MAX_BYTES):
-        done += 1
+    pending = 0
+    found = repository.blobs(languages, max_bytes=MAX_BYTES)
+    for done, (blob, data) in enumerate(found, start=1):
         if data is not None:
             for language in languages[blob]:
                 payload = SKIPPED if unreadable(data) else encode(parse(data, language))

@@ -47,10 +47,10 @@ _MARKERS: Final = re.compile(
     r"^[ \t]*(?:#+[:!]?|//+!?|/\*[*!]*|\*+/?)[ \t]?|\*+/[ \t]*$", re.MULTILINE
 )
 _LICENCE: Final = re.compile(rb"copyright|licen[cs]e|SPDX", re.IGNORECASE)
-_STRING_OR_COMMENT: Final = re.compile(
-    rb"""("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|#[^\n]*|//[^\n]*|/\*.*?\*/""", re.DOTALL
-)
-_BETWEEN: Final = re.compile(rb"[ \t]*\r?\n?[ \t]*(?:(?:#\[|@|template\b)[^\n]*\n[ \t]*)*\Z")
+_STRING: Final = rb"""("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|"""
+_HASH_COMMENT: Final = re.compile(_STRING + rb"#[^\n]*", re.DOTALL)
+_SLASH_COMMENT: Final = re.compile(_STRING + rb"//[^\n]*|/\*.*?\*/", re.DOTALL)
+_BETWEEN: Final = re.compile(rb"[ \t]*\r?\n?[ \t]*(?:#\[[^\n]*\n[ \t]*)*\Z")
 """What may stand between a comment and the definition that it documents."""
 
 _OWNERS: Final = frozenset({"class", "enum", "interface", "scope", "struct", "trait"})
@@ -66,7 +66,6 @@ class _Definition(NamedTuple):
     node: Node
     body: int
     owner: str
-    name_start: int
 
 
 class _Machine(NamedTuple):
@@ -109,8 +108,7 @@ class _Reading:
         self.machine = machine
         self.source = source
         self.language = language
-        self.definitions: list[_Definition] = []
-        self.seen: dict[int, int] = {}
+        self.defined: dict[int, tuple[int, _Definition]] = {}
         self.outer: dict[int, Node] = {}
         self.references: Counter[bytes] = Counter()
         self.imports: list[Import] = []
@@ -131,7 +129,7 @@ class _Reading:
             elif kind == "outer":
                 self.outer[captures["inner"][0].start_byte] = captures["node"][0]
             else:
-                self._define(kind, captures)
+                self._define(index, captures)
         self._join_comments()
         source = self.source
         return ParsedFile(
@@ -150,7 +148,8 @@ class _Reading:
         for module, names, level in self.grammar.read_import(_text(node.text or b"")):
             self.imports.append(Import(module=module, line=line, names=names, level=level))
 
-    def _define(self, kind: str, captures: dict[str, list[Node]]) -> None:
+    def _define(self, index: int, captures: dict[str, list[Node]]) -> None:
+        kind = self.machine.kinds[index]
         node, name_node = captures["node"][0], captures["name"][0]
         name = _text(name_node.text or b"")
         grammar = self.grammar
@@ -166,18 +165,18 @@ class _Reading:
             owner = inner_owner or owner
         body = captures["body"][0].start_byte if "body" in captures else node.end_byte
         name_start = name_node.start_byte
-        if name_start in self.seen:
+        if not name or self.defined.get(name_start, (index, 0))[0] < index:
             return
-        self.seen[name_start] = 1
-        self.definitions.append(
-            _Definition(node.start_byte, -node.end_byte, name, kind, node, body, owner, name_start)
+        self.defined[name_start] = (
+            index,
+            _Definition(node.start_byte, -node.end_byte, name, kind, node, body, owner),
         )
 
     def _symbols(self) -> tuple[Symbol, ...]:
         """Nests the definitions by their spans, without recursion."""
         symbols: list[Symbol] = []
         stack: list[tuple[int, str, str]] = []  # (end, dotted name, kind)
-        for item in sorted(self.definitions, key=lambda item: item[:2]):
+        for item in sorted((item for _, item in self.defined.values()), key=lambda item: item[:2]):
             start, end = item.start, -item.negative_end
             while stack and stack[-1][0] <= start:
                 stack.pop()
@@ -206,9 +205,12 @@ class _Reading:
         head = self.source[start : min(body, start + 4 * MAX_SIGNATURE)]
         if kind == "constant":
             head = head.partition(b"\n")[0]
-        elif b"#" in head or b"//" in head or b"/*" in head:
-            head = _STRING_OR_COMMENT.sub(rb"\1", head)
-        return _shorten(head, MAX_SIGNATURE).rstrip(" :{;=")
+        elif self.grammar.read_docstring is not None:
+            head = _HASH_COMMENT.sub(rb"\1", head) if b"#" in head else head
+        elif b"//" in head or b"/*" in head:
+            head = _SLASH_COMMENT.sub(rb"\1", head)
+        text = _shorten(head, MAX_SIGNATURE).rstrip(" :{;").removesuffix("=>").rstrip(" =")
+        return text.replace("( ", "(").replace(", )", ")").replace(" )", ")")
 
     def _docstring(self, start: int, body: int, end: int) -> str:
         if self.grammar.read_docstring is not None:
