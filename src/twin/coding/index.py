@@ -15,6 +15,7 @@ import msgspec
 from twin.coding.graph import resolve_imports
 from twin.coding.languages import language_of
 from twin.coding.parse import PARSER_VERSION, Outline, decode, decode_outline, encode, parse
+from twin.coding.paths import role_of
 from twin.records import ParsedFile
 
 MAX_BYTES: Final = 1_000_000
@@ -209,7 +210,8 @@ def _kind(language: str) -> str:
 
 
 def _language_to_parse(path: str) -> str | None:
-    return language_of(path)
+    language = language_of(path)
+    return None if language is None or role_of(path) == "vendored" else language
 
 
 def unreadable(data: bytes) -> str | None:

@@ -8,7 +8,7 @@ no build file is read and nothing is run, so a file that only a build step makes
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
-from twin.coding.imports import python
+from twin.coding.imports import c, go, java, javascript, python, rust
 from twin.records import Import
 
 
@@ -25,7 +25,12 @@ Resolve = Callable[[str, Import], Iterable[str]]
 """From the importing path and one of its imports to the files that it means, none if foreign."""
 
 RESOLVERS: Final[dict[str, Callable[[Mapping[str, Importing]], Resolve]]] = {
+    "c": c.resolver,
+    "go": go.resolver,
+    "java": java.resolver,
+    "javascript": javascript.resolver,
     "python": python.resolver,
+    "rust": rust.resolver,
 }
 
 FAMILIES: Final = {

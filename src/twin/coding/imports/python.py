@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from twin.coding.imports.paths import nearness
 from twin.records import Import
 
 _SUFFIXES: Final = (".py", "/__init__.py", ".pyi", "/__init__.pyi", ".pyw")
@@ -118,16 +119,6 @@ class _Resolver:
                 continue
             if not (above or listed or inner):
                 continue
-            scored.append((not above, not listed, -_shared(root, folder), root.count("/"), root))
+            scored.append((not above, not listed, -nearness(root, folder), root.count("/"), root))
         known = self.ordered[key] = [entry[-1] for entry in sorted(scored)]
         return known
-
-
-def _shared(one: str, other: str) -> int:
-    """How many leading folders two paths share."""
-    count = 0
-    for left, right in zip(one.split("/"), other.split("/"), strict=False):
-        if left != right:
-            break
-        count += 1
-    return count
