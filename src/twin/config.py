@@ -9,10 +9,14 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from twin.errors import ConfigError
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,33 +30,33 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class MineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which commits count as tasks."""
 
-    max_source_files: int = 8
+    max_source_files: Count = 8
     """A commit that changes more than this is a sweep, not a task: its message names no place."""
-    max_source_lines: int = 300
+    max_source_lines: Count = 300
     """Larger diffs are moves and rewrites; the same limit as in the published figures."""
-    min_words: int = 4
+    min_words: Count = 4
     """A shorter subject says too little to find anything by."""
     strict: bool = False
     """Gate on the message score instead of weighing by it. Off: a verb-first gate keeps 1 % of
     some repositories."""
-    min_message_score: float = 0.5
+    min_message_score: Share = 0.5
     """The gate of strict mode."""
 
 
 class FitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the locator is fitted and judged."""
 
-    holdout: float = 0.2
+    holdout: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.2
     """Share of the tasks, the latest by time, that only the gate sees."""
-    max_tasks: int = 2000
+    max_tasks: Count = 2000
     """Only the newest are used: older code says little about today's, and time grows with their
     number."""
-    min_holdout_tasks: int = 30
+    min_holdout_tasks: Count = 30
     """Below this the bootstrap interval is wider than any real gain, so the verdict is "not enough
     data"."""
-    seed: int = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
     """One seed for everything that draws at random."""
-    bootstrap_rounds: int = 2000
+    bootstrap_rounds: Annotated[int, msgspec.Meta(ge=100, le=1_000_000)] = 2000
     """Resamples for the confidence intervals; more moves the bounds by less than a tenth of a
     point."""
 
@@ -60,10 +64,14 @@ class FitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class ContextConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much a context package may hold."""
 
-    window_tokens: int = 32_000
+    window_tokens: Count = 32_000
     """Shorter windows give better output; 32K suits most stages."""
-    reserve_tokens: int = 8_000
+    reserve_tokens: Annotated[int, msgspec.Meta(ge=0)] = 8_000
     """Left free for the model's answer."""
+
+    def __post_init__(self) -> None:
+        if self.reserve_tokens >= self.window_tokens:
+            raise ValueError("`reserve_tokens` must be less than `window_tokens`")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,7 +123,10 @@ def _explain(message: str) -> str:
     """Turns msgspec's message into a sentence with a cure."""
     unknown = re.search(r"unknown field `([^`]*)`(?: - at `\$\.?([^`]*)`)?", message)
     if unknown is None:
-        return f"{message}. Correct the value; `docs/configuration.md` lists every key."
+        # msgspec speaks of JSON: "Expected `object`, got `int` - at `$.store`".
+        what, _, where = message.replace("`object`", "a table").partition(" - at `$.")
+        place = f"`{where.rstrip('`')}`: " if where else ""
+        return f"{place}{what}. Correct the value; `docs/configuration.md` lists every key."
     key, section = unknown[1], unknown[2] or ""
     holder = {"store": StoreConfig, "mine": MineConfig, "fit": FitConfig, "context": ContextConfig}
     valid = list(holder.get(section, Config).__struct_fields__)
