@@ -205,3 +205,59 @@ class Verdict:
     difference: Interval
     reason: str
     """One sentence for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """One change of a version's status, as the registry recorded it."""
+
+    version_id: str
+    before: VersionStatus
+    after: VersionStatus
+    reason: str
+    at: float
+
+
+RunStatus = Literal["running", "done", "refused", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One command that was run on a repository, and how it ended."""
+
+    run_id: str
+    command: str
+    repository: str
+    status: RunStatus
+    """`interrupted` also where the process is gone without having said how it ended."""
+    started_at: float
+    ended_at: float | None = None
+    config: dict[str, object] = field(default_factory=dict)
+    result: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedFile:
+    """One file of an answer and why it stands there; the list's order is the rank."""
+
+    path: str
+    score: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrievalDecision:
+    """What one `locate` was asked and what it answered: the next round's evidence."""
+
+    repository: str
+    commit_id: str
+    """The indexed commit that it searched."""
+    query: str
+    version: str
+    """The model version that ranked."""
+    ranked: tuple[RankedFile, ...]
+    seconds: float
+    task_id: str = ""
+    """Joins the decision with the outcome of its task, where there is one."""
+    at: float = 0.0
+    """Filled in by the store."""
