@@ -1,0 +1,190 @@
+"""Connections and transactions: the one way in which every table of the store is read or written.
+
+Owns how long a writer waits, how durable a commit is and what a reader sees, for both databases.
+Knows no table.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Insert,
+    Table,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError
+
+from twin.errors import ConfigError, MissingRequirement
+from twin.store.faults import translated
+
+_BEGIN = "twin_begin"
+_DURABLE = "twin_durable"
+
+
+class Database:
+    """One SQLite file or one PostgreSQL database. Safe to share between threads."""
+
+    def __init__(self, url: URL, *, wait_s: float) -> None:
+        """Connects to nothing yet. `wait_s` is how long a writer waits for another one."""
+        self.is_sqlite = url.get_backend_name() == "sqlite"
+        self.place = str(url.database) if self.is_sqlite else url.render_as_string()
+        self.engine = _sqlite(url, wait_s) if self.is_sqlite else _postgresql(url, wait_s)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction in which every statement sees the same moment."""
+        with translated(self.place), self._begun({_BEGIN: "DEFERRED"}) as connection:
+            if not self.is_sqlite:
+                connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+            yield connection
+
+    @contextmanager
+    def writing(self, *, durable: bool = True) -> Iterator[Connection]:
+        """A transaction that is either all there at the end or not at all.
+
+        On SQLite it takes the only writer's place at once, so that what it reads stays true until
+        it commits. `durable` survives a power cut; without it the last transactions can be lost in
+        one (never with a killed process), which is good enough for what can be made again and
+        spares the wait for the disk.
+        """
+        options = {_BEGIN: "IMMEDIATE", _DURABLE: durable}
+        with translated(self.place), self._begun(options) as connection:
+            if not self.is_sqlite and not durable:
+                connection.execute(text("SET LOCAL synchronous_commit TO off"))
+            yield connection
+
+    def one_at_a_time(self, connection: Connection, what: str) -> None:
+        """Makes other transactions that ask for the same `what` wait until this one ends."""
+        if not self.is_sqlite:  # A writing transaction on SQLite is alone already.
+            lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))")
+            connection.execute(lock, {"what": f"twin:{what}"})
+
+    def insert_new(self, table: Table) -> Insert:
+        """An INSERT that leaves rows alone which are there already."""
+        if self.is_sqlite:
+            return sqlite.insert(table).on_conflict_do_nothing()
+        return postgresql.insert(table).on_conflict_do_nothing()
+
+    def insert_or_replace(self, table: Table, *replaced: str) -> Insert:
+        """An INSERT that overwrites the columns `replaced` where the primary key is there."""
+        key = list(table.primary_key.columns)
+        if self.is_sqlite:
+            into = sqlite.insert(table)
+            return into.on_conflict_do_update(
+                index_elements=key, set_={name: into.excluded[name] for name in replaced}
+            )
+        onto = postgresql.insert(table)
+        return onto.on_conflict_do_update(
+            index_elements=key, set_={name: onto.excluded[name] for name in replaced}
+        )
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def _begun(self, options: dict[str, Any]) -> Iterator[Connection]:
+        with self.engine.connect() as connection:
+            connection = connection.execution_options(**options)
+            with connection.begin():
+                yield connection
+
+
+def database_url(url: str, default: Path) -> URL:
+    """Checks the configured `store.url`; empty means the SQLite file `default`."""
+    if not url:
+        return URL.create("sqlite", database=str(default))
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(
+            "`store.url` is not a URL. Write it as `postgresql://user@host/database`, or leave it "
+            "empty for SQLite."
+        ) from error
+    if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return parsed.set(drivername="sqlite")
+    if backend in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise ConfigError(
+        f"`store.url` names `{backend}`, which cannot hold the store. Use "
+        "`postgresql://user@host/database` or `sqlite:////path/to/file.db`."
+    )
+
+
+def _sqlite(url: URL, wait_s: float) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": wait_s})
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: sqlite3.Connection, _record: object) -> None:
+        # The driver's own BEGIN is always deferred; ours says which kind (`_begun` below).
+        connection.isolation_level = None
+        _enter_wal(connection, wait_s)
+        for pragma in (
+            "foreign_keys = ON",
+            # Else `INSERT OR REPLACE` deletes rows of raw tables behind their triggers' back.
+            "recursive_triggers = ON",
+            # A large transaction leaves a large log file behind; this gives the space back.
+            "journal_size_limit = 67108864",
+            "cache_size = -32000",
+            "temp_store = MEMORY",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begun(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        if _DURABLE in options:
+            # In WAL mode FULL waits for the disk at each commit, NORMAL only at checkpoints.
+            # Neither can damage the file. FULL also makes everything committed before it durable.
+            level = "FULL" if options[_DURABLE] else "NORMAL"
+            connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
+        connection.exec_driver_sql(f"BEGIN {options.get(_BEGIN, 'DEFERRED')}")
+
+    return engine
+
+
+def _enter_wal(connection: sqlite3.Connection, wait_s: float) -> None:
+    """WAL: readers never wait for the writer. A property of the file, so usually set already.
+
+    Two processes that open a new file at once can collide here without SQLite's own waiting.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+            if not busy or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _postgresql(url: URL, wait_s: float) -> Engine:
+    settings = f"-c lock_timeout={int(wait_s * 1000)} -c timezone=UTC"
+    given = url.query.get("options")
+    arguments = {
+        "connect_timeout": 10,
+        "client_encoding": "utf8",
+        "application_name": "twin",
+        "options": f"{given} {settings}" if given else settings,
+    }
+    try:
+        return create_engine(url, connect_args=arguments, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise MissingRequirement(
+            "`store.url` names a PostgreSQL database, but its driver is not installed. "
+            "Install with: pip install 'cognitive-twin[postgres]'"
+        ) from error
