@@ -151,7 +151,7 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def stream(self, *arguments: str, given: bytes = b"") -> Iterator["Child"]:
-        """A running `git ARGUMENTS`, with `given` as its input; `finish` it at the end of its output.
+        """A running `git ARGUMENTS` with `given` as its input; `finish` it when its output ends.
 
         Left early, in whatever way, git is killed.
         """

@@ -14,9 +14,9 @@ Role = Literal["source", "test", "doc", "vendored", "generated", "other"]
 
 _VENDORED: Final = frozenset(
     {
-        "_vendor", "_vendored", "3rdparty", "bower_components", "extern", "external",
-        "jspm_packages", "node_modules", "site-packages", "third-party", "third_party", "thirdparty", "vendor",
-        "vendored", "vendors",
+        "_vendor", "_vendored", "3rdparty", "bower_components", "jspm_packages", "node_modules",
+        "site-packages", "third-party", "third_party", "thirdparty", "vendor", "vendored",
+        "vendors",
     }
 )  # fmt: skip
 _TEST_FOLDERS: Final = frozenset(
@@ -34,6 +34,16 @@ _GENERATED_FOLDERS: Final = frozenset(
     {"__generated__", "__snapshots__", "_build", "autogen", "generated", "generated-sources",
      "gensrc"}
 )  # fmt: skip
+
+_TOP_VENDORED: Final = frozenset({"deps", "extern", "external", "externals", "subprojects"})
+"""Only at the top level; deeper down the word names a part of the program."""
+
+_WORKSHOP_FOLDERS: Final = frozenset(
+    {"asv_bench", "bench", "benches", "benchmark", "benchmarks", "build-aux", "ci", "devtools",
+     "hack", "script", "scripts", "tools"}
+)  # fmt: skip
+"""Only at the top level: there they hold what the project's own workers run. Deeper down, `tools`
+or `scripts` are packages like any other."""
 
 _TEST_NAME: Final = re.compile(
     r"""
@@ -54,7 +64,6 @@ _GENERATED_NAME: Final = re.compile(
     | .*[.\-]min\.(?:m?js|css) | .*\.(?:bundle|chunk)\.js | .*\.(?:js|css|ts)\.map
     | .*\.snap | .*[._]generated\.\w+ | .*\.g\.(?:dart|cs|ts) | zz_generated\..* | .*_gen\.go
     | .*\.designer\.cs | .*_string\.go | bindata\.go | parser\.out | parsetab\.py | lextab\.py
-    | _version\.py
     | .*\.lock | package-lock\.json | npm-shrinkwrap\.json | pnpm-lock\.yaml | go\.sum
     | uv\.lock | requirements.*\.lock\.txt
     """,
@@ -92,7 +101,7 @@ def role_of(path: str) -> Role:
     *parents, name = path.split("/")
     folders = [folder.lower() for folder in parents]
     low = name.lower()
-    if not _VENDORED.isdisjoint(folders):
+    if not _VENDORED.isdisjoint(folders) or not _TOP_VENDORED.isdisjoint(folders[:1]):
         return "vendored"
     if not _GENERATED_FOLDERS.isdisjoint(folders) or _GENERATED_NAME.fullmatch(low):
         return "generated"
@@ -102,7 +111,9 @@ def role_of(path: str) -> Role:
         return "doc"
     if not is_code(path):
         return "doc" if _DOC_NAME.fullmatch(low) else "other"
-    return "other" if _TOOL_NAME.fullmatch(low) else "source"
+    if _TOOL_NAME.fullmatch(low) or _in_workshop(folders):
+        return "other"
+    return "source"
 
 
 def is_code(path: str) -> bool:
@@ -110,7 +121,12 @@ def is_code(path: str) -> bool:
     return language_of(path) is not None
 
 
+def _in_workshop(folders: list[str]) -> bool:
+    return bool(folders) and (folders[0] in _WORKSHOP_FOLDERS or folders[0].startswith("."))
+
+
 def _is_test(folders: list[str], low: str, name: str) -> bool:
-    if any(folder in _TEST_FOLDERS or folder.endswith(("_tests", "-tests")) for folder in folders):
-        return True
+    for folder in folders:
+        if folder in _TEST_FOLDERS or folder.endswith(("_test", "-test", "_tests", "-tests")):
+            return True
     return bool(_TEST_NAME.fullmatch(low) or _JAVA_TEST.fullmatch(name))
