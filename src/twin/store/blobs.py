@@ -33,7 +33,8 @@ class BlobCache:
         wanted = iter(dict.fromkeys(blob_ids))
         with self._database.reading() as connection:
             while some := list(islice(wanted, _AT_ONCE)):
-                found.update(connection.execute(query, {"wanted": some}).tuples().all())
+                rows = connection.execute(query, {"wanted": some})
+                found.update({blob_id: payload for blob_id, payload in rows})
         return found
 
     def put_many(self, kind: str, version: int, payloads: Mapping[str, bytes]) -> None:
@@ -50,12 +51,12 @@ class BlobCache:
         with self._database.writing(durable=False) as connection:
             newest = connection.execute(
                 select(table.c.kind, func.max(table.c.version)).group_by(table.c.kind)
-            ).tuples()
+            ).all()
             return sum(
                 connection.execute(
                     delete(table).where(table.c.kind == kind, table.c.version < version)
                 ).rowcount
-                for kind, version in newest.all()
+                for kind, version in newest
             )
 
 

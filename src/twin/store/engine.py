@@ -6,7 +6,7 @@ Knows no table.
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,30 @@ class Database:
             index_elements=key, set_={name: onto.excluded[name] for name in replaced}
         )
 
+    def insert_rows(
+        self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Inserts many rows, each with a value for every column in the table's order.
+
+        Three times as fast as SQLAlchemy's own, which handles a dict per row: that is what a
+        history of 100,000 changes is written with.
+        """
+        stored = _as_stored(connection, table, rows)
+        names = ", ".join(f'"{column.name}"' for column in table.columns)
+        if self.is_sqlite:
+            marks = ", ".join("?" * len(table.columns))
+            connection.exec_driver_sql(
+                f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(stored)
+            )
+            return
+        driver: Any = connection.connection
+        with (
+            driver.cursor() as cursor,
+            cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy,
+        ):
+            for row in stored:
+                copy.write_row(row)
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -120,6 +144,17 @@ def database_url(url: str, default: Path) -> URL:
         f"`store.url` names `{backend}`, which cannot hold the store. Use "
         "`postgresql://user@host/database` or `sqlite:////path/to/file.db`."
     )
+
+
+def _as_stored(
+    connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]
+) -> Iterator[tuple[Any, ...]]:
+    """The rows with every value as its column's type writes it; done by column, which is faster."""
+    columns: list[Iterable[Any]] = []
+    for column, values in zip(table.columns, zip(*rows, strict=True), strict=True):
+        convert = column.type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+        columns.append(map(convert, values) if convert else values)
+    return zip(*columns, strict=True)
 
 
 def _sqlite(url: URL, wait_s: float) -> Engine:

@@ -48,7 +48,7 @@ def of_disk(error: OSError, place: str) -> TwinError:
     if error.errno in _NO_SPACE:
         return _full(place)
     if error.errno in _NO_PERMISSION:
-        return _no_permission(place)
+        return _not_writable(place)
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return StoreError(
             f"{place} cannot be a folder of the store: a file is in its way. Move that file away."
@@ -78,7 +78,7 @@ def _of_sqlite(error: sqlite3.Error, place: str) -> TwinError | None:
     if primary == "FULL":
         return _full(place)
     if primary in ("READONLY", "CANTOPEN", "PERM", "AUTH"):
-        return _no_permission(place)
+        return _not_writable(place)
     if primary in ("IOERR", "PROTOCOL", "NOLFS"):
         return StoreError(
             f"The disk under {place} does not work as SQLite needs it ({name}). Check that it has "
@@ -130,8 +130,8 @@ def _full(place: str) -> StoreFull:
     )
 
 
-def _no_permission(place: str) -> MissingRequirement:
+def _not_writable(place: str) -> MissingRequirement:
     return MissingRequirement(
-        f"No permission to write {place}. Make it and its folder writable for this user, or set "
+        f"{place} cannot be written. Make it a file, in a folder, that this user may write, or set "
         "`store.url` to a PostgreSQL database."
     )

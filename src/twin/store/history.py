@@ -4,9 +4,10 @@ Keeps what `observe.mine` found; judges nothing. Rebuildable from the repository
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import groupby, islice
-from operator import itemgetter
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
@@ -18,8 +19,8 @@ from twin.store.schema import curated_change, curated_commit, curated_history
 _AT_ONCE = 2000
 """Commits per statement: large enough to be fast, small enough to stream any history."""
 
-_COMMIT_COLUMNS = [c for c in curated_commit.c if c.name not in ("history_id", "position")]
-_CHANGE_COLUMNS = [c for c in curated_change.c if c.name not in ("history_id", "ordinal")]
+_CHANGE_VALUES = attrgetter(*(column.name for column in list(curated_change.columns)[3:]))
+"""A change's values in the order of the table's columns."""
 
 
 class HistoryTable:
@@ -31,14 +32,15 @@ class HistoryTable:
     def replace(self, repository: str, head: str, commits: Iterable[MinedCommit]) -> int:
         """Puts `commits` in place of what is there, all or nothing; returns how many.
 
-        `commits` may be an iterator; it is consumed as it is written.
+        `commits` may be an iterator; it is consumed while the transaction is open, so it must not
+        write to this store itself.
         """
         with self._database.writing(durable=False) as connection:
             self._database.one_at_a_time(connection, f"history {repository}")
             history_id = self._row(connection, repository, head)
             for table in (curated_change, curated_commit):
                 connection.execute(delete(table).where(table.c.history_id == history_id))
-            return _write(connection, history_id, 0, commits)
+            return _write(self._database, connection, history_id, 0, commits)
 
     def append(self, repository: str, head: str, commits: Iterable[MinedCommit]) -> int:
         """Adds `commits` after what is there and moves the head; returns how many were new.
@@ -55,7 +57,9 @@ class HistoryTable:
                 connection.execute(select(curated_commit.c.commit_id).where(ours)).scalars()
             )
             new = (mined for mined in commits if mined.commit.commit_id not in known)
-            return _write(connection, history_id, 0 if start is None else start + 1, new)
+            return _write(
+                self._database, connection, history_id, 0 if start is None else start + 1, new
+            )
 
     def head(self, repository: str) -> str | None:
         """The commit up to which the history is stored, None where none is."""
@@ -87,103 +91,92 @@ class HistoryTable:
 
 
 def _write(
-    connection: Connection, history_id: int, start: int, commits: Iterable[MinedCommit]
+    database: Database,
+    connection: Connection,
+    history_id: int,
+    start: int,
+    commits: Iterable[MinedCommit],
 ) -> int:
     waiting = iter(commits)
     position = start
     while some := list(islice(waiting, _AT_ONCE)):
         numbered = list(enumerate(some, position))
-        connection.execute(
-            curated_commit.insert(),
-            [_commit_row(history_id, number, mined) for number, mined in numbered],
-        )
+        rows = [_commit_row(history_id, number, mined) for number, mined in numbered]
+        database.insert_rows(connection, curated_commit, rows)
         changes = [
-            _change_row(history_id, number, ordinal, change)
+            (history_id, number, ordinal, *_CHANGE_VALUES(change))
             for number, mined in numbered
             for ordinal, change in enumerate(mined.commit.changes)
         ]
         if changes:
-            connection.execute(curated_change.insert(), changes)
+            database.insert_rows(connection, curated_change, changes)
         position += len(some)
     return position - start
 
 
-def _commit_row(history_id: int, position: int, mined: MinedCommit) -> dict[str, Any]:
+def _commit_row(history_id: int, position: int, mined: MinedCommit) -> tuple[Any, ...]:
+    """Values in the order of the table's columns."""
     commit = mined.commit
-    return {
-        "history_id": history_id,
-        "position": position,
-        "commit_id": commit.commit_id,
-        "parent_ids": " ".join(commit.parent_ids),
-        "author_name": commit.author_name,
-        "author_email": commit.author_email,
-        "author_time": commit.author_time,
-        "commit_time": commit.commit_time,
-        "subject": commit.subject,
-        "body": commit.body,
-        "num_source_files": mined.num_source_files,
-        "num_test_files": mined.num_test_files,
-        "num_source_lines": mined.num_source_lines,
-        "message_score": mined.message_score,
-        "labels": [[label.name, label.reason] for label in mined.labels],
-        "dropped_by": mined.dropped_by,
-    }
-
-
-def _change_row(history_id: int, position: int, ordinal: int, change: FileChange) -> dict[str, Any]:
-    return {
-        "history_id": history_id,
-        "position": position,
-        "ordinal": ordinal,
-        "path": change.path,
-        "status": change.status,
-        "old_path": change.old_path,
-        "added": change.added,
-        "deleted": change.deleted,
-        "old_blob": change.old_blob,
-        "new_blob": change.new_blob,
-    }
+    return (
+        history_id,
+        position,
+        commit.commit_id,
+        " ".join(commit.parent_ids),
+        commit.author_name,
+        commit.author_email,
+        commit.author_time,
+        commit.commit_time,
+        commit.subject,
+        commit.body,
+        mined.num_source_files,
+        mined.num_test_files,
+        mined.num_source_lines,
+        mined.message_score,
+        [(label.name, label.reason) for label in mined.labels],
+        mined.dropped_by,
+    )
 
 
 def _read(connection: Connection, history_id: int) -> Iterator[MinedCommit]:
     changes = _changes(connection, history_id)
     commit = curated_commit.c
-    rows = connection.execute(
-        select(commit.position, *_COMMIT_COLUMNS)
-        .where(commit.history_id == history_id)
-        .order_by(commit.position)
-    )
-    for row in rows:
+    query = select(curated_commit).where(commit.history_id == history_id).order_by(commit.position)
+    for row in connection.execute(query):
+        (_, position, commit_id, parent_ids, author_name, author_email, author_time, commit_time,
+         subject, body, num_source_files, num_test_files, num_source_lines, message_score, labels,
+         dropped_by) = row  # fmt: skip
         yield MinedCommit(
             commit=Commit(
-                commit_id=row.commit_id,
-                parent_ids=tuple(row.parent_ids.split()),
-                author_name=row.author_name,
-                author_email=row.author_email,
-                author_time=row.author_time,
-                commit_time=row.commit_time,
-                subject=row.subject,
-                body=row.body,
-                changes=changes.get(row.position, ()),
+                commit_id=commit_id,
+                parent_ids=tuple(parent_ids.split()),
+                author_name=author_name,
+                author_email=author_email,
+                author_time=author_time,
+                commit_time=commit_time,
+                subject=subject,
+                body=body,
+                changes=tuple(changes.get(position, ())),
             ),
-            num_source_files=row.num_source_files,
-            num_test_files=row.num_test_files,
-            num_source_lines=row.num_source_lines,
-            message_score=row.message_score,
-            labels=tuple(Label(name=name, reason=reason) for name, reason in row.labels),
-            dropped_by=row.dropped_by,
+            num_source_files=num_source_files,
+            num_test_files=num_test_files,
+            num_source_lines=num_source_lines,
+            message_score=message_score,
+            labels=tuple(Label(name=name, reason=reason) for name, reason in labels),
+            dropped_by=dropped_by,
         )
 
 
-def _changes(connection: Connection, history_id: int) -> dict[int, tuple[FileChange, ...]]:
+def _changes(connection: Connection, history_id: int) -> dict[int, list[FileChange]]:
+    """By the position of their commit."""
     change = curated_change.c
     rows = connection.execute(
-        select(*_CHANGE_COLUMNS)
+        select(curated_change)
         .where(change.history_id == history_id)
         .order_by(change.position, change.ordinal)
     )
-    return {
-        position: tuple(
+    changes: defaultdict[int, list[FileChange]] = defaultdict(list)
+    for _, position, _, path, status, old_path, added, deleted, old_blob, new_blob in rows:
+        changes[position].append(
             FileChange(
                 path=path,
                 status=status,
@@ -193,7 +186,5 @@ def _changes(connection: Connection, history_id: int) -> dict[int, tuple[FileCha
                 old_blob=old_blob,
                 new_blob=new_blob,
             )
-            for _, path, status, old_path, added, deleted, old_blob, new_blob in group
         )
-        for position, group in groupby(rows.tuples(), key=itemgetter(0))
-    }
+    return changes

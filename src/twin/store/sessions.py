@@ -28,7 +28,7 @@ class Sessions:
     def put(self, session_id: str, key: str, value: Any) -> None:
         """Sets a JSON value. Raises UsageError where the session is not open."""
         with self._database.writing() as connection:
-            _open_session(connection, session_id)
+            _open_session(connection, session_id, held=True)
             connection.execute(
                 self._database.insert_or_replace(session_item, "value", "at"),
                 {"session_id": session_id, "key": key, "value": value, "at": time.time()},
@@ -54,7 +54,7 @@ class Sessions:
         """Moves the session with all its values into raw, in one transaction."""
         task, item = session_task.c, session_item.c
         with self._database.writing() as connection:
-            _open_session(connection, session_id, for_good=True)
+            _open_session(connection, session_id, held=True)
             connection.execute(
                 insert(raw_session).from_select(
                     ["session_id", "task", "started_at", "archived_at"],
@@ -75,10 +75,10 @@ class Sessions:
             connection.execute(delete(session_task).where(task.session_id == session_id))
 
 
-def _open_session(connection: Connection, session_id: str, *, for_good: bool = False) -> Row[Any]:
-    """Its row. `for_good` keeps other writers of it out until the transaction ends."""
+def _open_session(connection: Connection, session_id: str, *, held: bool = False) -> Row[Any]:
+    """Its row. `held` keeps other writers of it out until the transaction ends."""
     query = select(session_task).where(session_task.c.session_id == session_id)
-    row = connection.execute(query.with_for_update() if for_good else query).first()
+    row = connection.execute(query.with_for_update() if held else query).first()
     if row is None:
         raise UsageError(
             f"There is no open session {session_id!r}: it was archived, or never started. Start a "

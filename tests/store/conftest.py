@@ -1,0 +1,128 @@
+"""The two databases that every test of the store runs on: a SQLite file and a real PostgreSQL."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from twin.store.database import Store, open_store
+
+_NEEDED = "TWIN_REQUIRE_POSTGRES"
+_PROGRAMS = Path("/usr/lib/postgresql")
+_CURE = "Install with: apt-get install -y postgresql"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where one test's store is. Opening it twice opens the same store."""
+
+    root: Path
+    url: str
+
+    def open(self, wait_s: float = 30.0) -> Store:
+        return open_store(self.root, self.url, wait_s=wait_s)
+
+
+class Server:
+    """One PostgreSQL, reached through a socket in its own folder: it takes no port at all."""
+
+    def __init__(self, folder: Path, programs: Path, as_user: list[str]) -> None:
+        self.folder = folder
+        self._programs = programs
+        self._as_user = as_user
+        self._numbers = count(1)
+
+    def start(self) -> None:
+        data, log = self.folder / "data", self.folder / "log"
+        self._run("initdb", "-D", data, "-U", "twin", "-A", "trust", "-E", "UTF8", "--no-sync")
+        settings = f"-c listen_addresses= -c unix_socket_directories={self.folder} -c fsync=off"
+        self._run("pg_ctl", "-D", data, "-l", log, "-o", settings, "-w", "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop")
+
+    def new_database(self, *options: str) -> str:
+        """The URL of an empty database."""
+        name = f"test{next(self._numbers)}"
+        self._run("createdb", "-h", self.folder, "-U", "twin", *options, name)
+        return f"postgresql://twin@/{name}?host={self.folder}"
+
+    def _run(self, program: str, *arguments: object) -> None:
+        command = [*self._as_user, str(self._programs / program), *map(str, arguments)]
+        # A file, not a pipe: the server inherits it and would keep a pipe open for ever.
+        with tempfile.TemporaryFile() as output:
+            done = subprocess.run(
+                command, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+            output.seek(0)
+            assert done.returncode == 0, output.read().decode(errors="replace")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A running server. Skips loudly where none is installed, fails there if one is required."""
+    found = sorted(_PROGRAMS.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    as_user = _unprivileged()
+    if not found or as_user is None:
+        reason = f"NOT TESTED ON POSTGRESQL: no server under {_PROGRAMS}. {_CURE}"
+        if os.environ.get(_NEEDED):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # Short: a socket's path has 107 bytes at most.
+    if as_user:
+        shutil.chown(folder, "postgres")
+    server = Server(folder, found[-1].parent, as_user)
+    try:
+        server.start()
+        yield server
+        server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unprivileged() -> list[str] | None:
+    """PostgreSQL refuses to run as root: what to put before its commands then."""
+    if os.geteuid() != 0:
+        return []
+    try:
+        pwd.getpwnam("postgres")
+    except KeyError:
+        return None
+    return ["runuser", "-u", "postgres", "--"]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty place for a store."""
+    url = ""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgresql").new_database()
+    return Place(root=tmp_path, url=url)
+
+
+@pytest.fixture
+def store(place: Place) -> Iterator[Store]:
+    """An open, empty store."""
+    with place.open() as opened:
+        yield opened
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool]], None]:
+    """Waits for something that another process does."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, "it never happened"
+            time.sleep(0.01)
+
+    return wait
