@@ -65,9 +65,9 @@ _MAX_MIRRORS: Final = 3
 def mirrored_tests(paths: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """From each test file to the source files that its name says it tests.
 
-    `tests/pkg/test_foo.py`, `foo_test.go`, `foo.spec.ts` and `FooTest.java` test `foo`. Where several
-    sources have that name, those whose folders are most like the test's win. Where none has it,
-    trailing words are dropped: `test_foo_errors.py` tests `foo.py`.
+    `tests/pkg/test_foo.py`, `foo_test.go`, `foo.spec.ts` and `FooTest.java` test `foo`. Where
+    several sources have that name, those whose folders are most like the test's win. Where none
+    has it, trailing words are dropped: `test_foo_errors.py` tests `foo.py`.
     """
     tests: list[tuple[str, str, str]] = []
     sources: dict[tuple[str, str], list[str]] = {}
@@ -174,7 +174,7 @@ class CoChange:
             self._prune()
 
     def given(self, path: str) -> dict[str, float]:
-        """The probability that each other file changes too when `path` does, the likeliest first."""
+        """The probability that each other file changes when `path` does, the likeliest first."""
         total = self._changes.get(path)
         if not total:
             return {}

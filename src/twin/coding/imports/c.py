@@ -10,7 +10,7 @@ from twin.coding.imports.paths import Endings, joined, nearest
 from twin.records import Import
 
 _PUBLIC: Final = frozenset({"include", "inc", "src", ""})
-"""Folders from which `<name.h>` is found; elsewhere a bare name in angle brackets is the system's."""
+"""Folders from which `<name.h>` is found; elsewhere a bare name in brackets is the system's."""
 
 
 def resolver(files: Mapping[str, object]) -> Callable[[str, Import], Iterable[str]]:
