@@ -1,0 +1,113 @@
+"""A repository's past, answerable as of any moment: what changed when, with what, and why.
+
+Built once from the list of commits in topological order. A moment is a position in that list;
+every answer uses the commits before that position and nothing else, by cutting each array at it.
+A file keeps its identity through renames (its line). Knows nothing of contents: `corpus` does.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+
+from twin.coding.languages import language_of
+from twin.coding.lexical import Bag, Floats, Hits, Ints, Postings, View, weighted_counts
+from twin.coding.text import clean_message, count_terms
+from twin.records import Commit
+
+MAX_FILES: Final = 30
+"""A commit that changes more says nothing about which files belong together."""
+
+
+class Timeline:
+    """The past of one repository. Positions count commits; lines count files through renames."""
+
+    def __init__(self, commits: Sequence[Commit]) -> None:
+        self.num_commits = len(commits)
+        self.position = {commit.commit_id: at for at, commit in enumerate(commits)}
+        self.times = np.array([commit.commit_time for commit in commits], np.int64)
+        authors: dict[str, int] = {}
+        self.authors = np.array(
+            [authors.setdefault(c.author_email.lower(), len(authors)) for c in commits], np.int64
+        )
+        self._author_numbers = authors
+        messages = [clean_message(f"{c.subject}\n\n{c.body}") for c in commits]
+        self.messages = Postings([Bag.of(count_terms(message)) for message in messages])
+        self.subjects = Postings(
+            [Bag.of(count_terms(message.partition("\n")[0])) for message in messages]
+        )
+        self._lines: dict[str, list[tuple[int, int]]] = {}
+        self._follow(commits)
+
+    def _follow(self, commits: Sequence[Commit]) -> None:
+        """Gives every file a line and notes which commit touched which lines."""
+        current: dict[str, int] = {}
+        created: list[int] = []
+        changed: list[tuple[int, ...]] = []
+        for at, commit in enumerate(commits):
+            touched: list[int] = []
+            for change in commit.changes if len(commit.parent_ids) < 2 else ():
+                if language_of(change.path) is None:
+                    continue
+                line = current.get(change.path)
+                if change.status == "R" and change.old_path in current:
+                    line = current.pop(change.old_path)
+                elif line is None or change.status == "A":
+                    line = len(created)
+                    created.append(at)
+                if current.get(change.path) != line:
+                    current[change.path] = line
+                    self._lines.setdefault(change.path, []).append((at, line))
+                touched.append(line)
+            changed.append(tuple(touched))
+        self.num_lines = len(created)
+        self.created = np.array([*created, self.num_commits], np.int64)
+        """Per line, the position of the commit that made it; one more entry for an unknown file."""
+        self.changed = changed
+        """Per commit, the lines that it touched."""
+        kept = [lines if len(lines) <= MAX_FILES else () for lines in changed]
+        self.touch_commits = np.repeat(np.arange(len(kept)), [len(lines) for lines in kept])
+        self.touch_lines = np.array([line for lines in kept for line in lines], np.int64)
+        self.num_files = np.maximum([len(lines) for lines in changed], 1).astype(np.float64)
+        if not len(kept):
+            self.touch_commits = np.empty(0, np.int64)
+
+    def lines_at(self, paths: Iterable[str], moment: int) -> Ints:
+        """The line of each path just before `moment`; `num_lines` for a file with no past."""
+        return np.array([self._line_at(path, moment) for path in paths], np.int64)
+
+    def _line_at(self, path: str, moment: int) -> int:
+        events = self._lines.get(path, ())
+        at = bisect_left(events, (moment, -1)) - 1
+        return events[at][1] if at >= 0 else self.num_lines
+
+    def author_number(self, email: str) -> int:
+        """The number of an author, -1 for one who never committed."""
+        return self._author_numbers.get(email.lower(), -1)
+
+    def num_touches(self, moment: int) -> int:
+        """How many entries of the touch arrays lie before `moment`."""
+        return int(np.searchsorted(self.touch_commits, moment))
+
+    def spread(self, weights: Floats, moment: int) -> Floats:
+        """Per line, the sum of the weights of the commits before `moment` that touched it.
+
+        `weights` has one entry per commit before `moment`. The result has `num_lines` + 1 entries;
+        the last, for unknown files, is 0.
+        """
+        end = self.num_touches(moment)
+        return weighted_counts(
+            self.touch_lines[:end], weights[self.touch_commits[:end]], self.num_lines + 1
+        )
+
+    def last_touch(self, moment: int) -> Ints:
+        """Per line, the position of the last commit before `moment` that touched it, or -1."""
+        last = np.full(self.num_lines + 1, -1, np.int64)
+        end = self.num_touches(moment)
+        last[self.touch_lines[:end]] = self.touch_commits[:end]  # ascending: the last one stays
+        return last
+
+    def similar(self, postings: Postings, terms: Ints, moment: int) -> Hits:
+        """How the messages before `moment` match a question; `postings` is one of this object's."""
+        return postings.match(terms, View.first(moment, self.num_commits))
