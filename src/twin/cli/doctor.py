@@ -180,7 +180,7 @@ def _store(door: Door, root: Path) -> Iterator[Check]:
             yield Check(name="store", status="ok", found="none yet; `twin improve` makes it")
             return
         with door.store() as store:
-            yield Check(name="store", status="ok", found=store.engine.dialect.name)
+            yield Check(name="store", status="ok", found=store.place)
     except TwinError as error:
         yield Check(name="store", status="missing", found="does not open", cure=str(error))
 

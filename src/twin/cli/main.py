@@ -31,8 +31,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Name -> (module, short help). The module holds a click command in the attribute `command`."""
 
 
+class _ReaderGone(Exception):
+    """The reader of stdout (`head`, a pager) has seen enough."""
+
+
 class LazyGroup(click.Group):
     """Imports a command's module only when that command is run or its own help is asked for."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # click itself would leave with 1: "the answer is no"
+            raise _ReaderGone from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -105,10 +115,8 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         message = "Interrupted; what was finished is kept, and the same command goes on from there."
         return _fail("Interrupted", message, INTERRUPTED, as_json)
-    except BrokenPipeError:
-        # The reader (`head`, a pager) has seen enough. Nothing more can be said on this stream,
-        # and the interpreter must not try to at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (_ReaderGone, BrokenPipeError):
+        _abandon_stdout()
         return 0
     except OSError as error:
         return _os_failure(error, as_json)
@@ -133,8 +141,13 @@ def _fail(kind: str, message: str, code: int, as_json: bool) -> int:
         else:
             click.echo(f"twin: {message}", err=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
     return code
+
+
+def _abandon_stdout() -> None:
+    """Nothing more can be said there, and the interpreter must not try to at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(error: click.ClickException) -> str:

@@ -23,6 +23,8 @@ def command(ctx: click.Context, as_json: bool) -> None:
       twin models show relevance-3
       twin models rollback
     """
+    # `twin models --json show X` means the same as `twin models show X --json`.
+    ctx.default_map = {name: {"as_json": True} for name in command.commands} if as_json else None
     if ctx.invoked_subcommand is None:
         _list(ctx.ensure_object(Door), as_json)
 

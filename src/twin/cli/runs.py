@@ -28,7 +28,17 @@ def command(door: Door, limit: int, as_json: bool) -> None:
     if as_json:
         show.as_json({"runs": runs})
         return
-    columns = ("run", "command", "repository", "started (UTC)", "status")
-    rows = [(r.run_id, r.command, r.repository, show.when(r.started_at), r.status) for r in runs]
+    columns = ("run", "command", "repository", "started (UTC)", "seconds", "status")
+    rows = [
+        (
+            run.run_id,
+            run.command,
+            run.repository,
+            show.when(run.started_at),
+            None if run.ended_at is None else round(run.ended_at - run.started_at),
+            run.status,
+        )
+        for run in runs
+    ]
     note = "" if rows else "None yet. `twin improve` makes the first."
     show.table("Runs", columns, rows, note=note)

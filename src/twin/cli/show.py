@@ -18,10 +18,9 @@ Advance = Callable[[int, int], None]
 """Called with (done, total) as often as one likes."""
 
 _PIPE_WIDTH = 200  # no terminal to fit into: wide, so that `grep` and `cut` find whole rows
-_CONTROL = {code: "�" for code in (*range(32), *range(127, 160))}
-_CONTROL |= {code: " " for code in (9, 10, 13)}
-# Marks that reorder text (Trojan Source, CVE-2021-42574) have no place in a table either.
-_CONTROL |= {code: "�" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+# Control characters, and the marks that reorder text (Trojan Source, CVE-2021-42574).
+_STEERING = (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_CLEAN = dict.fromkeys(_STEERING, "\N{REPLACEMENT CHARACTER}") | dict.fromkeys((9, 10, 13), " ")
 
 
 def as_json(value: object) -> None:
@@ -47,9 +46,11 @@ def table(
     for row in rows:
         drawn.add_row(*(Text(_cell(value)) for value in row))
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-    console.print(drawn)
-    if note:
-        console.print(Text(note))
+    with console.capture() as captured:  # rich ends the process where the reader has gone
+        console.print(drawn)
+        if note:
+            console.print(Text(note))
+    click.echo(captured.get(), nl=False)
 
 
 def say(text: str) -> None:
@@ -76,7 +77,7 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[Advance]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -88,7 +89,7 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[Advance]:
 
 def clean(text: str) -> str:
     """Text that cannot move the cursor, recolour or reorder what a terminal shows."""
-    return text.translate(_CONTROL)
+    return text.translate(_CLEAN)
 
 
 def when(unix_seconds: float | None) -> str:

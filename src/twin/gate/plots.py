@@ -156,5 +156,5 @@ def _svg(figure: Figure, name: str, title: str) -> str:
 
 def _short(name: str) -> str:
     """A name that leaves room for the plot, without what XML cannot hold."""
-    name = "".join(c if c.isprintable() else "�" for c in name)
+    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     return name if len(name) <= _MAX_NAME else "…" + name[-(_MAX_NAME - 1) :]

@@ -33,7 +33,9 @@ CURVE_DEPTH = 20
 NUM_EXAMPLES = 8
 MIN_ROLLING_TASKS = 20
 """Fewer tasks make a moving mean of noise."""
-_UNPRINTABLE = {code: "�" for code in (*range(9), 11, 12, *range(14, 32), *range(127, 160))}
+# Control characters, and the marks that make a text read as another one.
+_STEERING = (*range(9), 11, 12, *range(14, 32), *range(127, 160), *range(0x202A, 0x202F))
+_CLEAN = dict.fromkeys((*_STEERING, *range(0x2066, 0x206A)), "\N{REPLACEMENT CHARACTER}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,5 +312,5 @@ def _date(seconds: float | None, form: str) -> str:
 def _printable(value: object) -> object:
     """No control characters or half surrogates reach the page, whatever a commit message holds."""
     if isinstance(value, str) and not isinstance(value, Markup):
-        return value.translate(_UNPRINTABLE).encode("utf-8", "replace").decode()
+        return value.translate(_CLEAN).encode("utf-8", "replace").decode()
     return value

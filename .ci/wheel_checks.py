@@ -1,0 +1,34 @@
+"""Run with the installed wheel, away from the sources: everything that needs a packaged file."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from twin.store.database import open_store
+
+import twin
+from twin.config import FitConfig
+from twin.gate.report import build_report, render_html
+
+where = Path(twin.__file__)
+assert "site-packages" in where.parts, f"not the wheel: {where}"
+assert (where.parent / "py.typed").is_file()
+
+report = build_report(
+    repository="wheel",
+    ranked={},
+    verdicts=(),
+    in_service="default",
+    promoted=False,
+    fit=FitConfig(),
+    generated_at=0.0,
+)
+assert "not enough data" in render_html(report)  # the template
+
+repository = Path("repository").absolute()
+subprocess.run(["git", "init", "-q", str(repository)], check=True)
+open_store(repository).close()  # the migrations
+twin_program = Path(sys.executable).with_name("twin")
+subprocess.run([twin_program, "--repo", repository, "models", "--json"], check=True)
+subprocess.run([twin_program, "--repo", repository, "doctor"], check=True)
+print("the wheel works on its own")

@@ -1,0 +1,61 @@
+# All set-up is done by the first target that needs it; the second time it takes no time.
+# Needs: CPython 3.11 or newer, pip and git. Everything else goes into .venv.
+
+PYTHON ?= python3
+REPO ?= .
+TASK ?= make the number of bootstrap rounds configurable
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PINNED := pyproject.toml constraints.txt
+SOURCES := src tests $(wildcard bench)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test slow lint format docs clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
+
+setup: $(VENV)/.installed-dev ## everything for development, into .venv
+
+demo: $(VENV)/.installed ## learn REPO (default: this checkout), judge, and answer TASK
+	$(BIN)/twin improve "$(REPO)"
+	$(BIN)/twin --repo "$(REPO)" locate "$(TASK)"
+
+test: $(VENV)/.installed-dev ## the quick tests
+	$(BIN)/pytest -m "not slow"
+
+slow: $(VENV)/.installed-dev ## the tests that take more than a few seconds
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/.installed-dev ## ruff check, ruff format --check, mypy
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## put the sources into shape
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+docs: $(VENV)/.installed-dev ## write the generated pages of docs/ again
+	$(BIN)/python -m twin.cli.docs docs
+
+clean: ## remove .venv and what tools left behind
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The demo needs no test tools: about half of the download.
+$(VENV)/.installed: $(PINNED) | $(VENV)/bin/pip
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(PINNED) | $(VENV)/bin/pip
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/.installed $@
+
+# --clear: a virtual environment that was interrupted half-way has no pip, and is made anew.
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'CPython 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ...' >&2; exit 3; }
+	$(PYTHON) -m venv --clear $(VENV) || \
+		{ echo 'Python lacks its venv module: apt-get install python3-venv' >&2; exit 3; }

@@ -1,0 +1,97 @@
+"""The doctor looks at the things themselves, fails only on what is required, and makes nothing."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from twin.cli import doctor
+from twin.cli.main import run
+
+
+def checks(capsys: pytest.CaptureFixture[str], repo: Path) -> dict[str, dict[str, str]]:
+    code = run(["--repo", str(repo), "doctor", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    missing = [check for check in told["checks"] if check["status"] == "missing"]
+    assert told["healthy"] == (not missing)
+    assert code == (3 if missing else 0)
+    for check in told["checks"]:
+        assert check["status"] in {"ok", "missing", "optional"}
+        assert check["status"] == "ok" or check["cure"], f"{check['name']} says no cure"
+    return {check["name"]: check for check in told["checks"]}
+
+
+def test_where_everything_is_installed_nothing_is_missing(
+    capsys: pytest.CaptureFixture[str], repository: Path
+) -> None:
+    told = checks(capsys, repository)
+    assert "missing" not in {check["status"] for check in told.values()}
+    assert told["SQLite WAL"]["found"] == "wal"
+    assert told["tree-sitter grammars"]["found"].split(", ") == list(doctor.GRAMMARS)
+    assert told["repository"]["found"] == str(repository)
+    assert not (repository / ".twin").exists(), "looking makes no store"
+
+
+def test_outside_a_repository_the_rest_is_still_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    told = checks(capsys, tmp_path)
+    assert told["repository"]["status"] == "optional"
+    assert told["git"]["status"] == "ok"
+
+
+def test_without_git_the_cure_is_named(
+    capsys: pytest.CaptureFixture[str],
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    told = checks(capsys, repository)
+    assert told["git"] == {
+        "name": "git",
+        "status": "missing",
+        "found": "not found",
+        "cure": "Install git 2.25 or newer: apt-get install git",
+    }
+
+
+def test_a_library_that_is_installed_but_does_not_load_is_missing(
+    capsys: pytest.CaptureFixture[str],
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    message = "libgomp.so.1: cannot open shared object file"
+    (tmp_path / "lightgbm.py").write_text(f"raise OSError({message!r})", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lightgbm", raising=False)
+    told = checks(capsys, repository)
+    assert told["lightgbm"]["status"] == "missing"
+    assert told["lightgbm"]["cure"] == "apt-get install libgomp1"
+
+
+def test_a_store_that_does_not_open_is_told_with_its_cure(
+    capsys: pytest.CaptureFixture[str], repository: Path
+) -> None:
+    (repository / ".twin").mkdir()
+    (repository / ".twin" / "twin.db").write_bytes(b"this is no database" * 100)
+    told = checks(capsys, repository)
+    assert told["store"]["status"] == "missing"
+    assert told["store"]["cure"].endswith((".", "?"))
+
+
+def test_a_broken_configuration_does_not_stop_the_doctor(
+    capsys: pytest.CaptureFixture[str], repository: Path
+) -> None:
+    (repository / "twin.toml").write_text("[fit", encoding="utf-8")
+    told = checks(capsys, repository)
+    assert "is not valid TOML" in told["store"]["cure"]
+
+
+def test_people_get_a_table(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    assert run(["--repo", str(repository), "doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "Everything required is here." in shown
+    assert "tree-sitter grammars" in shown
