@@ -159,8 +159,8 @@ def _commit(
         parent_ids=tuple(parents.decode().split()),
         author_name=_text(author),
         author_email=_text(email),
-        author_time=int(author_time or 0),
-        commit_time=int(commit_time or 0),
+        author_time=_time(author_time),
+        commit_time=_time(commit_time),
         subject=_text(subject)[:MAX_MESSAGE].rstrip(),
         body=_text(body)[:MAX_MESSAGE].rstrip(),
         changes=tuple(_file_change(change, counts) for change in changes),
@@ -179,6 +179,14 @@ def _file_change(change: _Change, counts: dict[bytes, tuple[bytes, bytes]]) -> F
         old_blob="" if not old_blob.strip(b"0") else old_blob.decode(),
         new_blob="" if not new_blob.strip(b"0") else new_blob.decode(),
     )
+
+
+def _time(data: bytes) -> int:
+    """Seconds, kept within the years 1 and 9999 so that every calendar and database takes them."""
+    try:
+        return max(-62_135_596_800, min(int(data), 253_402_300_799))
+    except ValueError:
+        return 0  # git found no date that it can read
 
 
 def _text(data: bytes) -> str:

@@ -1,0 +1,73 @@
+"""A real git repository to build small histories in."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+class World:
+    """One repository under construction. Every commit is a minute later than the one before."""
+
+    def __init__(self, root: Path, *options: str) -> None:
+        self.root = root
+        self.clock = 1_700_000_000
+        root.mkdir(parents=True, exist_ok=True)
+        self.git("init", "-q", "-b", "main", *options)
+
+    def git(self, *arguments: str, given: bytes | None = None, **extra: str) -> str:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+        environment |= {
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_AUTHOR_NAME": "Ada",
+            "GIT_AUTHOR_EMAIL": "ada@example.org",
+            "GIT_COMMITTER_NAME": "Ada",
+            "GIT_COMMITTER_EMAIL": "ada@example.org",
+            "GIT_AUTHOR_DATE": f"{self.clock} +0000",
+            "GIT_COMMITTER_DATE": f"{self.clock} +0000",
+        }
+        done = subprocess.run(
+            ["git", "-C", str(self.root), *arguments],
+            env=environment | extra,
+            input=given,
+            stdin=subprocess.DEVNULL if given is None else None,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        return done.stdout.decode(errors="surrogateescape").strip()
+
+    def write(self, path: str, data: str | bytes) -> Path:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data.encode() if isinstance(data, str) else data)
+        return file
+
+    def commit(self, message: str = "change", **files: str | bytes) -> str:
+        """Writes the files (`a__b_py` stands for `a/b.py`), commits everything, gives the id."""
+        for name, data in files.items():
+            self.write(name.replace("__", "/").replace("_py", ".py"), data)
+        self.clock += 60
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", message)
+        return self.git("rev-parse", "HEAD")
+
+    def object_file(self, object_id: str) -> Path:
+        """The file of a loose object, made writable."""
+        file = self.root / ".git" / "objects" / object_id[:2] / object_id[2:]
+        file.chmod(0o644)
+        return file
+
+
+@pytest.fixture
+def new_world(tmp_path: Path) -> Callable[..., World]:
+    """Makes a repository in a folder of the given name."""
+    return lambda name="world", *options: World(tmp_path / name, *options)
+
+
+@pytest.fixture
+def world(new_world: Callable[..., World]) -> World:
+    return new_world()
