@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PINNED := pyproject.toml constraints.txt
-SOURCES := src tests $(wildcard bench)
+SOURCES := src tests $(wildcard bench recipes) .ci
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test slow lint format docs clean
@@ -44,13 +44,14 @@ docs: $(VENV)/.installed-dev ## write the generated pages of docs/ again
 clean: ## remove .venv and what tools left behind
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# The demo needs no test tools: about half of the download.
+# The demo needs no test tools. --no-compile: Python compiles what is imported when it is; compiling
+# everything ahead takes longer than the rest of the set-up.
 $(VENV)/.installed: $(PINNED) | $(VENV)/bin/pip
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install --no-compile -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(PINNED) | $(VENV)/bin/pip
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install --no-compile -c constraints.txt -e '.[dev]'
 	@touch $(VENV)/.installed $@
 
 # --clear: a virtual environment that was interrupted half-way has no pip, and is made anew.
