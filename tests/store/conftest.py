@@ -4,14 +4,16 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from twin.store.database import Store, open_store
 
@@ -29,6 +31,18 @@ class Place:
 
     def open(self, wait_s: float = 30.0) -> Store:
         return open_store(self.root, self.url, wait_s=wait_s)
+
+    def start(self, program: str, *arguments: object) -> "subprocess.Popen[str]":
+        """Another process that runs `program` with an open `store` and the `arguments`."""
+        opened = (
+            "import sys\nfrom pathlib import Path\nfrom twin.store.database import open_store\n"
+            "root, url, *arguments = sys.argv[1:]\nstore = open_store(Path(root), url)\n"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", opened + program, self.root, self.url, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
 
 class Server:
@@ -54,6 +68,13 @@ class Server:
         name = f"test{next(self._numbers)}"
         self._run("createdb", "-h", self.folder, "-U", "twin", *options, name)
         return f"postgresql://twin@/{name}?host={self.folder}"
+
+    def new_schema(self) -> str:
+        """The URL of an empty schema: as good as a database of its own, and made in no time."""
+        name = f"test{next(self._numbers)}"
+        with psycopg.connect(host=str(self.folder), user="twin", dbname="postgres") as connection:
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+        return f"postgresql://twin@/postgres?host={self.folder}&options=-csearch_path%3D{name}"
 
     def _run(self, program: str, *arguments: object) -> None:
         command = [*self._as_user, str(self._programs / program), *map(str, arguments)]
@@ -104,7 +125,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty place for a store."""
     url = ""
     if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql").new_database()
+        url = request.getfixturevalue("postgresql").new_schema()
     return Place(root=tmp_path, url=url)
 
 
@@ -113,16 +134,3 @@ def store(place: Place) -> Iterator[Store]:
     """An open, empty store."""
     with place.open() as opened:
         yield opened
-
-
-@pytest.fixture
-def eventually() -> Callable[[Callable[[], bool]], None]:
-    """Waits for something that another process does."""
-
-    def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline, "it never happened"
-            time.sleep(0.01)
-
-    return wait

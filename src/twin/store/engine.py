@@ -26,6 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
 
 from twin.errors import ConfigError, MissingRequirement
+from twin.store.columns import to_stored
 from twin.store.faults import translated
 
 _BEGIN = "twin_begin"
@@ -68,7 +69,7 @@ class Database:
         """Makes other transactions that ask for the same `what` wait until this one ends."""
         if not self.is_sqlite:  # A writing transaction on SQLite is alone already.
             lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))")
-            connection.execute(lock, {"what": f"twin:{what}"})
+            connection.execute(lock, {"what": to_stored(f"twin:{what}")})
 
     def insert_new(self, table: Table) -> Insert:
         """An INSERT that leaves rows alone which are there already."""

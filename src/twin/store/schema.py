@@ -3,7 +3,7 @@
 `raw_*` only grows: triggers refuse UPDATE and DELETE. `curated_*` can be dropped at any time and
 made again from the repository and from raw. `session_*` is one task's working memory. Reads and
 writes nothing itself; `migrations` brings a database to this shape, and a test holds the two
-together.
+together. `info["what"]` of each table stands in `docs/store.md`.
 """
 
 from sqlalchemy import (
@@ -48,6 +48,7 @@ raw_run = Table(
     Column("started_at", Double, nullable=False),
     Column("host", AnyText, nullable=False),
     Column("pid", Integer, nullable=False),
+    info={"what": "A command that was started, with its configuration (passwords masked)."},
 )
 
 raw_run_stage = Table(
@@ -62,6 +63,7 @@ raw_run_stage = Table(
     Column("result", JsonText, nullable=False),
     Column("seconds", Double, nullable=False),
     Column("at", Double, nullable=False),
+    info={"what": "A stage that a run finished and its result; what lets a later run skip it."},
 )
 
 raw_run_end = Table(
@@ -71,6 +73,7 @@ raw_run_end = Table(
     Column("status", String(16), nullable=False),
     Column("result", JsonText, nullable=False),
     Column("at", Double, nullable=False),
+    info={"what": "How a run ended. A run without one is running, or was killed."},
 )
 
 raw_rebuild = Table(
@@ -80,6 +83,9 @@ raw_rebuild = Table(
     # Stages up to this one left their results in tables that are gone since.
     Column("last_stage", BigInteger, nullable=False),
     Column("at", Double, nullable=False),
+    info={
+        "what": "When the curated tables were dropped: earlier stages no longer count as finished."
+    },
 )
 
 raw_decision = Table(
@@ -93,6 +99,7 @@ raw_decision = Table(
     Column("version", AnyText, nullable=False),
     Column("seconds", Double, nullable=False),
     Column("at", Double, nullable=False),
+    info={"what": "One question to `locate`, and the version that answered it."},
 )
 
 raw_decision_file = Table(
@@ -103,6 +110,7 @@ raw_decision_file = Table(
     Column("path", AnyText, nullable=False),
     Column("score", Double, nullable=False),
     Column("reason", AnyText, nullable=False),
+    info={"what": "One ranked file of an answer, with its score and reason."},
 )
 
 raw_version = Table(
@@ -121,6 +129,7 @@ raw_version = Table(
     Column("metrics", JsonText, nullable=False),
     Column("created_at", Double, nullable=False),
     UniqueConstraint("model", "number"),
+    info={"what": "A model version: its artefact, where it comes from, its figures."},
 )
 
 raw_move = Table(
@@ -134,6 +143,7 @@ raw_move = Table(
     Column("cause", String(16), nullable=False),
     Column("reason", AnyText, nullable=False),
     Column("at", Double, nullable=False),
+    info={"what": "One change of a version's status, and why."},
 )
 
 raw_session = Table(
@@ -143,6 +153,7 @@ raw_session = Table(
     Column("task", AnyText, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("archived_at", Double, nullable=False),
+    info={"what": "A task that is over."},
 )
 
 raw_session_item = Table(
@@ -152,6 +163,7 @@ raw_session_item = Table(
     Column("key", AnyText, primary_key=True),
     Column("value", JsonText),
     Column("at", Double, nullable=False),
+    info={"what": "What its working memory held at the end."},
 )
 
 # ---------------------------------------------------------------- curated: can be made again
@@ -162,6 +174,7 @@ curated_model_status = Table(
     Column("version_id", AnyText, primary_key=True),
     Column("model", AnyText, nullable=False),
     Column("status", String(16), nullable=False),
+    info={"what": "The present status of each version: a replay of `raw_move`."},
 )
 # The database itself holds the rule that counts most: one version in service per model.
 Index(
@@ -179,6 +192,7 @@ curated_blob = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("blob_id", String(64), primary_key=True),
     Column("payload", LargeBinary, nullable=False),
+    info={"what": "What was derived from one git blob, by kind and the version of its maker."},
 )
 
 curated_history = Table(
@@ -188,6 +202,7 @@ curated_history = Table(
     Column("repository", AnyText, nullable=False, unique=True),
     Column("head", String(64), nullable=False),
     Column("at", Double, nullable=False),
+    info={"what": "The commit up to which a repository's history is stored."},
 )
 
 curated_commit = Table(
@@ -211,6 +226,7 @@ curated_commit = Table(
     Column("labels", JsonText, nullable=False),
     Column("dropped_by", AnyText),
     UniqueConstraint("history_id", "commit_id"),
+    info={"what": "A mined commit, in topological order, oldest first."},
 )
 
 # No foreign key: a history has ten times as many changes as commits, the check costs a fifth of
@@ -229,6 +245,7 @@ curated_change = Table(
     Column("old_blob", String(64), nullable=False),
     Column("new_blob", String(64), nullable=False),
     sqlite_with_rowid=False,
+    info={"what": "What one commit did to one file."},
 )
 
 curated_snapshot = Table(
@@ -241,6 +258,7 @@ curated_snapshot = Table(
     Column("files", LargeBinary, nullable=False),
     Column("at", Double, nullable=False),
     UniqueConstraint("repository", "commit_id"),
+    info={"what": "An indexed commit's files: path and blob id, packed."},
 )
 
 # ---------------------------------------------------------------- session: one task's memory
@@ -251,6 +269,7 @@ session_task = Table(
     Column("session_id", String(64), primary_key=True),
     Column("task", AnyText, nullable=False),
     Column("started_at", Double, nullable=False),
+    info={"what": "A task that is under way."},
 )
 
 session_item = Table(
@@ -260,6 +279,7 @@ session_item = Table(
     Column("key", AnyText, primary_key=True),
     Column("value", JsonText),
     Column("at", Double, nullable=False),
+    info={"what": "A value in its working memory."},
 )
 
 
