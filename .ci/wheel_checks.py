@@ -4,11 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from twin.store.database import open_store
-
 import twin
 from twin.config import FitConfig
 from twin.gate.report import build_report, render_html
+from twin.store.database import open_store
 
 where = Path(twin.__file__)
 assert "site-packages" in where.parts, f"not the wheel: {where}"
