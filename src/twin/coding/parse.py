@@ -36,6 +36,10 @@ MAX_RATIONALES: Final = 64
 MAX_REFERENCES: Final = 4000
 """Characters and entries kept. One machine-written file must not outweigh the rest of the cache."""
 
+MAX_BARE_TOKENS: Final = 10_000
+LONG_FILE: Final = 20_000
+"""Bytes above which a file is searched for runs of punctuation; shorter ones cannot take long."""
+
 _REASON: Final = re.compile(
     r"\b(?:because|since|so that|otherwise|due to|in order to|on purpose|deliberate(?:ly)?"
     r"|intentional(?:ly)?|rationale|reasons?|why|note|nb|n\.b\.|hack|kludge|work[- ]?around"
@@ -52,6 +56,9 @@ _HASH_COMMENT: Final = re.compile(_STRING + rb"#[^\n]*", re.DOTALL)
 _SLASH_COMMENT: Final = re.compile(_STRING + rb"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _BETWEEN: Final = re.compile(rb"[ \t]*\r?\n?[ \t]*(?:#\[[^\n]*\n[ \t]*)*\Z")
 """What may stand between a comment and the definition that it documents."""
+
+_PUNCTUATION: Final = re.compile(rb"[^\w\"'`\x80-\xff]{2000,}+")
+_NOT_NEWLINE: Final = re.compile(rb"[^\n]")
 
 _OWNERS: Final = frozenset({"class", "enum", "interface", "scope", "struct", "trait"})
 
@@ -90,14 +97,37 @@ def parse(data: bytes, language: str) -> ParsedFile:
     machine = _machine(language)
     source = _clean(data)
     root = machine.parser.parse(source).root_node
+    if root.has_error and _is_flat(root):
+        return ParsedFile(language=language, num_lines=_num_lines(source), has_errors=True)
     return _Reading(machine, source, language).read(root)
 
 
+def _is_flat(root: Node) -> bool:
+    """Whether broken code left thousands of bare tokens side by side. A query needs time quadratic
+    in their number, and cannot be stopped (the binding, 0.26, crashes when asked to)."""
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if node.child_count - node.named_child_count > MAX_BARE_TOKENS:
+            return True
+        stack.extend(child for child in node.children if child.has_error)
+    return False
+
+
+def _num_lines(source: bytes) -> int:
+    return source.count(b"\n") + (source[-1:] not in (b"\n", b""))
+
+
 def _clean(data: bytes) -> bytes:
-    """Drops a byte order mark; NUL bytes end the input for some grammars, so they become blanks."""
+    """Drops a byte order mark; blanks what stops a grammar or keeps it busy for minutes: NUL bytes
+    and pages of punctuation. Lines stay where they are."""
     if data.startswith(b"\xef\xbb\xbf"):
         data = data[3:]
-    return data.replace(b"\0", b" ") if b"\0" in data else data
+    if b"\0" in data:
+        data = data.replace(b"\0", b" ")
+    if len(data) > LONG_FILE:
+        data = _PUNCTUATION.sub(lambda run: _NOT_NEWLINE.sub(b" ", run[0]), data)
+    return data
 
 
 class _Reading:
@@ -131,10 +161,9 @@ class _Reading:
             else:
                 self._define(index, captures)
         self._join_comments()
-        source = self.source
         return ParsedFile(
             language=self.language,
-            num_lines=source.count(b"\n") + (source[-1:] not in (b"\n", b"")),
+            num_lines=_num_lines(self.source),
             symbols=self._symbols(),
             imports=tuple(sorted(self.imports, key=lambda item: item.line)),
             references=self._references(),

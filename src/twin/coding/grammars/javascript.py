@@ -70,10 +70,10 @@ _SHARED: Final = (
     ("import", "(export_statement source: (string)) @node"),
     (
         "import",
-        """((call_expression
-            function: [(identifier) (import)] @callee
-            arguments: (arguments . (string) .)) @node
-           (#any-of? @callee "require" "import"))""",
+        # Any call of one string; `read_import` sorts out the others.
+        """(call_expression
+            function: [(identifier) (import)]
+            arguments: (arguments . (string) .)) @node""",
     ),
 )
 
