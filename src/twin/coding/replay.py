@@ -60,8 +60,7 @@ def replay(
         wanted = {
             blob: language_of(path) or "" for files in part.values() for path, blob in files.items()
         }
-        reading = None if progress is None else _named(progress, "reading files")
-        corpus = Corpus(digests(repository, cache, wanted, reading))
+        corpus = Corpus(digests(repository, cache, wanted, named(progress, "reading files")))
         for at, files in part.items():
             row = replay_one(corpus, files, timeline, tasks[at])
             done += 1
@@ -109,5 +108,6 @@ def _parts(
         yield part
 
 
-def _named(progress: Progress, name: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(name, done, total)
+def named(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+    """A progress callback of one thing, from one of many."""
+    return None if progress is None else lambda done, total: progress(what, done, total)

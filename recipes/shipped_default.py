@@ -1,0 +1,79 @@
+"""Makes the relevance model that ships in the package, from clones of public repositories.
+
+    python recipes/shipped_default.py --work DIR --out FILE CLONE...
+
+Each clone is mined, replayed and kept under DIR as one file of rows, so that a second run goes on
+where the first stopped. The newest `--tasks` tasks of each repository are used, whole repositories
+at a time: none of them may be one that the published figures are measured on.
+"""
+
+import argparse
+import pickle
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from twin.coding.git import GitRepository
+from twin.coding.history import read_history
+from twin.coding.replay import Replayed, replay
+from twin.coding.timeline import Timeline
+from twin.config import MineConfig
+from twin.curate.tasks import localisation_tasks
+from twin.observe.mine import mine
+from twin.specialists.relevance import Card
+from twin.store.database import open_store
+from twin.train.relevance import Rows, fit_trees
+
+
+def replayed(clone: Path, work: Path, num_tasks: int) -> list[Replayed]:
+    """The replayed tasks of one clone, from DIR where they were made before."""
+    bare = (clone / "objects").is_dir()
+    with GitRepository.bare(clone) if bare else GitRepository.open(clone) as repository:
+        name = repository.name
+        kept = work / f"{name.replace('/', '+')}.pickle"
+        if kept.exists():
+            return pickle.loads(kept.read_bytes())  # written by this program alone
+        started = time.perf_counter()
+        commits = list(read_history(repository))
+        mined = list(mine(commits, MineConfig()))
+        tasks = localisation_tasks(mined, name, repository.tree)[-num_tasks:]
+        (work / "store").mkdir(exist_ok=True)
+        with open_store(work / "store") as store:
+            rows = list(
+                replay(repository, repository.tree, store.blobs, Timeline(commits), tasks)
+            )
+        kept.write_bytes(pickle.dumps(rows, protocol=5))
+        print(f"{name}: {len(rows)} tasks in {time.perf_counter() - started:.0f} s", flush=True)
+        return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("clones", nargs="+", type=Path, metavar="CLONE")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--tasks", type=int, default=600, help="newest tasks of each repository")
+    parser.add_argument("--rounds", type=int, default=400, help="trees to grow")
+    parser.add_argument("--learning-rate", type=float, default=0.06)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    given.work.mkdir(parents=True, exist_ok=True)
+    tasks = [row for clone in given.clones for row in replayed(clone, given.work, given.tasks)]
+    rows = Rows.of(tasks, given.seed, [np.sqrt(task.task.weight) for task in tasks])
+    card = Card(
+        trained_on=tuple(sorted({task.task.repository for task in tasks})),
+        num_tasks=len(tasks),
+        notes=f"LambdaMART, {given.rounds} trees, seed {given.seed}.",
+    )
+    model = fit_trees(
+        rows, card, rounds=given.rounds, learning_rate=given.learning_rate, seed=given.seed
+    )
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_bytes(model.to_bytes())
+    print(f"{given.out}: {len(tasks)} tasks, {len(rows.is_target)} rows")
+
+
+if __name__ == "__main__":
+    main()

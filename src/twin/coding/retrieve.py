@@ -1,0 +1,180 @@
+"""Answers "which files and symbols does this task touch?" for one commit of a repository.
+
+Task analysis, scope, then precision: the words of the task and a row of features per file, a
+model's ranking with its reasons, and inside the chosen files the symbols by tier. Owns the answer;
+the model comes from the caller, contents from `corpus`, the past from `timeline`. Writes nothing.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+
+from twin.coding.corpus import Corpus, Scene
+from twin.coding.digest import Repository, digests
+from twin.coding.features import FEATURES_VERSION, Matrix, Moment, Question, features
+from twin.coding.index import Cache
+from twin.coding.languages import language_of
+from twin.coding.lexical import Floats
+from twin.coding.precision import LocatedSymbol, symbols_for
+from twin.coding.reasons import Reason, reasons_for
+from twin.coding.replay import Progress, named
+from twin.coding.timeline import Timeline
+from twin.errors import RepositoryError, UsageError
+from twin.records import Commit
+
+MAX_QUESTION: Final = 20_000
+"""Characters of a task that are read; longer ones are pasted logs."""
+
+SYMBOL_FILES: Final = 5
+"""In how many of the best files symbols are looked for."""
+
+
+class Model(Protocol):
+    """What ranks: `specialists.RelevanceModel` is one."""
+
+    def fits(self, features_version: int, names: tuple[str, ...]) -> bool: ...
+    def scores(self, names: tuple[str, ...], values: Matrix) -> Floats: ...
+    def contributions(self, names: tuple[str, ...], values: Matrix) -> list[dict[str, float]]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocatedFile:
+    """One file of an answer; the list's order is the rank."""
+
+    path: str
+    score: float
+    share: float
+    """Softmax of the scores over all candidates: how the model splits its belief; uncalibrated."""
+    reasons: tuple[Reason, ...]
+    symbols: tuple[LocatedSymbol, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one task was answered."""
+
+    task: str
+    commit_id: str
+    num_candidates: int
+    num_source_files: int
+    files: tuple[LocatedFile, ...]
+    seconds: float
+
+
+class Locator:
+    """One commit of one repository, ready to answer. Build once, ask often."""
+
+    def __init__(
+        self,
+        *,
+        repository: Repository,
+        commit_id: str,
+        corpus: Corpus,
+        files: Mapping[str, str],
+        timeline: Timeline,
+    ) -> None:
+        self._repository = repository
+        self.commit_id = commit_id
+        self._timeline = timeline
+        self._scene = Scene(corpus, files)
+
+    @classmethod
+    def at(
+        cls,
+        repository: Repository,
+        tree: Mapping[str, str],
+        cache: Cache,
+        commits: Sequence[Commit],
+        commit_id: str,
+        progress: Progress | None = None,
+    ) -> "Locator":
+        """The locator for `commit_id`, whose files are `tree` and whose past is `commits`.
+
+        Raises RepositoryError where no file is in a language that the index reads.
+        """
+        files = {path: blob for path, blob in tree.items() if language_of(path) is not None}
+        if not files:
+            raise RepositoryError(
+                "There is no source file in a language that the index reads (Python, JavaScript, "
+                "TypeScript, Go, Rust, Java, C, C++). Point twin at a repository with one."
+            )
+        wanted = {blob: language_of(path) or "" for path, blob in files.items()}
+        corpus = Corpus(digests(repository, cache, wanted, named(progress, "reading files")))
+        return cls(
+            repository=repository,
+            commit_id=commit_id,
+            corpus=corpus,
+            files=files,
+            timeline=Timeline(commits),
+        )
+
+    def locate(
+        self,
+        task: str,
+        model: Model,
+        *,
+        limit: int = 10,
+        author: str = "",
+        now: int | None = None,
+        explain: bool = True,
+        with_symbols: bool = True,
+    ) -> Answer:
+        """The most relevant files for `task`, best first.
+
+        `author`: the e-mail of the one who asks, whose recent files count more. `now`: Unix time.
+        Raises UsageError for a task without a word, ValueError for a model with other features.
+        """
+        started = time.perf_counter()
+        question = Question(task[:MAX_QUESTION].strip())
+        if not len(question.terms):
+            raise UsageError("The task has no word to search for. Describe it in a sentence.")
+        moment = Moment(
+            position=self._timeline.num_commits,
+            time=int(time.time()) if now is None else now,
+            author=self._timeline.author_number(author) if author else -1,
+        )
+        names, values = features(question, self._scene, self._timeline, moment)
+        if not model.fits(FEATURES_VERSION, names):
+            raise ValueError("The model reads other features than this version makes.")
+        scores = model.scores(names, values)
+        best = np.argsort(-scores, kind="stable")[:limit]
+        odds = np.exp(scores - scores.max())
+        reasons: list[tuple[Reason, ...]] = [()] * len(best)
+        if explain:
+            given = model.contributions(names, values[best])
+            column = {name: at for at, name in enumerate(names)}
+            reasons = [
+                reasons_for(
+                    question,
+                    self._scene,
+                    int(file),
+                    share,
+                    {name: float(values[file, at]) for name, at in column.items()},
+                )
+                for file, share in zip(best, given, strict=True)
+            ]
+        symbols: dict[str, tuple[LocatedSymbol, ...]] = {}
+        if with_symbols:
+            chosen = [self._scene.paths[file] for file in best[:SYMBOL_FILES]]
+            symbols = symbols_for(question, self._repository, self._scene, chosen)
+        files = tuple(
+            LocatedFile(
+                path=self._scene.paths[file],
+                score=float(scores[file]),
+                share=float(odds[file] / odds.sum()),
+                reasons=reasons[place],
+                symbols=symbols.get(self._scene.paths[file], ()),
+            )
+            for place, file in enumerate(best)
+        )
+        return Answer(
+            task=task,
+            commit_id=self.commit_id,
+            num_candidates=self._scene.size,
+            num_source_files=self._scene.num_source_files,
+            files=files,
+            seconds=time.perf_counter() - started,
+        )

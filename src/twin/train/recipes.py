@@ -1,0 +1,103 @@
+"""Which relevance model to send to the gate: a few recipes, tried on an inner, later part.
+
+Owns the recipes and the choice. The inner split is by time as well, so a recipe that only memorises
+loses here; the shipped model takes part, and where nothing beats it by trying, the closest recipe
+still goes to the gate, which decides on tasks that nobody here has seen.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from twin.coding.replay import Replayed
+from twin.specialists.relevance import Card, RelevanceModel
+from twin.train.relevance import Progress, Rows, fit_linear, fit_trees
+
+INNER_SHARE: Final = 0.2
+MIN_TASKS: Final = 40
+"""Below this a fit moves more by chance than by what it learnt."""
+
+Recipe = Callable[[Rows, Card, RelevanceModel, int, Progress | None], RelevanceModel]
+
+
+def _grown(rounds: int, learning_rate: float) -> Recipe:
+    def fit(
+        rows: Rows, card: Card, default: RelevanceModel, seed: int, progress: Progress | None
+    ) -> RelevanceModel:
+        return fit_trees(
+            rows,
+            card,
+            rounds=rounds,
+            learning_rate=learning_rate,
+            seed=seed,
+            start=default,
+            progress=progress,
+        )
+
+    return fit
+
+
+RECIPES: Final[Mapping[str, Recipe]] = {
+    "default + 40 trees": _grown(40, 0.03),
+    "default + 120 trees": _grown(120, 0.04),
+    "150 trees alone": lambda rows, card, _, seed, progress: fit_trees(
+        rows, card, rounds=150, seed=seed, progress=progress
+    ),
+    "linear": lambda rows, card, _default, _seed, _progress: fit_linear(rows, card),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """The model that goes to the gate, and how it was chosen."""
+
+    model: RelevanceModel
+    recipe: str
+    inner: dict[str, float]
+    """Mean of recall@1, 5 and 10 of each recipe on the inner, later part; `default` among them."""
+
+
+def fit_best(
+    tasks: Sequence[Replayed],
+    default: RelevanceModel,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Tries every recipe on the earlier tasks, judges it on the later ones, refits the best on all.
+
+    Raises ValueError for fewer than `MIN_TASKS` tasks.
+    """
+    if len(tasks) < MIN_TASKS:
+        raise ValueError(f"{len(tasks)} tasks are too few to learn from; {MIN_TASKS} are needed.")
+    ordered = sorted(tasks, key=lambda task: task.task.time)
+    cut = round(len(ordered) * (1 - INNER_SHARE))
+    earlier, later = ordered[:cut], ordered[cut:]
+    repositories = tuple(sorted({task.task.repository for task in tasks}))
+    card = Card(trained_on=(*default.card.trained_on, *repositories), num_tasks=len(tasks))
+    rows = Rows.of(earlier, seed, [weight_of(task) for task in earlier])
+    inner = {"default": mean_recall(default, later)}
+    for name, recipe in RECIPES.items():
+        inner[name] = mean_recall(recipe(rows, card, default, seed, progress), later)
+    best = max(RECIPES, key=lambda name: inner[name])
+    everything = Rows.of(ordered, seed, [weight_of(task) for task in ordered])
+    model = RECIPES[best](everything, card, default, seed, progress)
+    return Fitted(model=model, recipe=best, inner=inner)
+
+
+def weight_of(task: Replayed) -> float:
+    """How much a task counts: its message's score, damped, for a poor message still shows files."""
+    return float(np.sqrt(task.task.weight))
+
+
+def mean_recall(model: RelevanceModel, tasks: Sequence[Replayed]) -> float:
+    """The mean of recall@1, 5 and 10 over the tasks; ties go against the model."""
+    total = 0.0
+    for task in tasks:
+        scores = model.scores(task.names, task.values)
+        targets = scores[task.is_target]
+        ranks = np.array([(scores >= score).sum() for score in targets])
+        total += sum(float((ranks <= k).mean()) for k in (1, 5, 10)) / 3
+    return total / max(len(tasks), 1)
