@@ -16,6 +16,7 @@ import pytest
 from psycopg import sql
 
 from twin.store.database import Store, open_store
+from twin.store.schema import metadata
 
 _NEEDED = "TWIN_REQUIRE_POSTGRES"
 _PROGRAMS = Path("/usr/lib/postgresql")
@@ -57,7 +58,10 @@ class Server:
     def start(self) -> None:
         data, log = self.folder / "data", self.folder / "log"
         self._run("initdb", "-D", data, "-U", "twin", "-A", "trust", "-E", "UTF8", "--no-sync")
-        settings = f"-c listen_addresses= -c unix_socket_directories={self.folder} -c fsync=off"
+        settings = (
+            f"-c listen_addresses= -c unix_socket_directories={self.folder} "
+            "-c fsync=off -c full_page_writes=off -c autovacuum=off"
+        )
         self._run("pg_ctl", "-D", data, "-l", log, "-o", settings, "-w", "start")
 
     def stop(self) -> None:
@@ -120,13 +124,27 @@ def _unprivileged() -> list[str] | None:
     return ["runuser", "-u", "postgres", "--"]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """An empty place for a store."""
+DATABASES = ["sqlite", "postgresql"]
+
+
+@pytest.fixture(params=DATABASES)
+def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A place where no store is yet."""
     url = ""
     if request.param == "postgresql":
         url = request.getfixturevalue("postgresql").new_schema()
     return Place(root=tmp_path, url=url)
+
+
+@pytest.fixture(params=DATABASES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """The place of an empty store. Tests that change its tables themselves take `new_place`."""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("emptied_postgresql")
+        return Place(root=tmp_path, url=url)
+    (tmp_path / ".twin").mkdir()
+    shutil.copy(request.getfixturevalue("empty_sqlite"), tmp_path / ".twin" / "twin.db")
+    return Place(root=tmp_path, url="")
 
 
 @pytest.fixture
@@ -134,3 +152,29 @@ def store(place: Place) -> Iterator[Store]:
     """An open, empty store."""
     with place.open() as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an empty store, to be copied: migrating anew for each test takes longer."""
+    root = tmp_path_factory.mktemp("empty")
+    open_store(root).close()
+    return root / ".twin" / "twin.db"
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(postgresql: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a schema in which the store's tables are."""
+    url = postgresql.new_schema()
+    open_store(tmp_path_factory.mktemp("migrated"), url).close()
+    return url
+
+
+@pytest.fixture
+def emptied_postgresql(migrated_postgresql: str) -> str:
+    """The same tables for every test, emptied past the triggers that protect them."""
+    with psycopg.connect(migrated_postgresql) as connection:
+        connection.execute("SET session_replication_role = replica")
+        for table in metadata.tables:
+            connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+    return migrated_postgresql

@@ -135,18 +135,19 @@ def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
         assert store.registry.versions() == []
 
 
-def test_curated_tables_lost_by_hand_come_back_with_a_rebuild(store: Store) -> None:
-    with store.engine.begin() as connection:
-        connection.execute(text("DROP TABLE curated_blob"))
-    store.rebuild_curated()
-    assert store.blobs.get_many("parse", 1, ["a"]) == {}
+def test_curated_tables_lost_by_hand_come_back_with_a_rebuild(new_place: Place) -> None:
+    with new_place.open() as store:
+        with store.engine.begin() as connection:
+            connection.execute(text("DROP TABLE curated_blob"))
+        store.rebuild_curated()
+        assert store.blobs.get_many("parse", 1, ["a"]) == {}
 
 
-def test_a_store_of_a_newer_version_is_left_alone(place: Place) -> None:
-    with place.open() as store, store.engine.begin() as connection:
+def test_a_store_of_a_newer_version_is_left_alone(new_place: Place) -> None:
+    with new_place.open() as store, store.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StoreTooNew, match=r"newer version.*9999.*Install the newer"):
-        place.open()
+        new_place.open()
 
 
 def test_a_store_that_another_process_keeps_locked_is_reported(place: Place) -> None:
@@ -319,12 +320,12 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert tables == [("session_task",)]
 
 
-def test_many_threads_that_open_a_new_store_at_once_all_get_it(place: Place) -> None:
+def test_many_threads_that_open_a_new_store_at_once_all_get_it(new_place: Place) -> None:
     def open_and_use(number: int) -> str:
-        with place.open() as store:
+        with new_place.open() as store:
             return store.runs.begin("improve", f"repository-{number}", {})
 
     with ThreadPoolExecutor(6) as pool:
         runs = set(pool.map(open_and_use, range(6)))
-    with place.open() as store:
+    with new_place.open() as store:
         assert {run.run_id for run in store.runs.runs()} == runs

@@ -1,8 +1,11 @@
 """The schema in code, the migrations, the triggers and the documentation agree."""
 
+from __future__ import annotations
+
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -15,11 +18,14 @@ from twin.records import Lineage, RankedFile, RetrievalDecision
 from twin.store import schema, upgrade
 from twin.store.database import Store
 
+if TYPE_CHECKING:
+    from conftest import Place
+
 DOCS = Path(__file__).parents[2] / "docs" / "store.md"
 
 
-def test_the_migrations_lead_to_exactly_the_tables_in_code(store: Store) -> None:
-    with store.engine.connect() as connection:
+def test_the_migrations_lead_to_exactly_the_tables_in_code(new_place: Place) -> None:
+    with new_place.open() as store, store.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, schema.metadata) == []
 
