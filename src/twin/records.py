@@ -13,8 +13,8 @@ ChangeStatus = Literal["A", "C", "D", "M", "R", "T"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileChange:
-    """What one commit did to one file. `added` and `deleted` count lines; None where git calls it
-    binary."""
+    """What one commit did to one file. `added` and `deleted` count lines; None where
+    nobody counted: a binary or huge file, one that is no source, a blob that the clone lacks."""
 
     path: str
     status: ChangeStatus
