@@ -102,10 +102,28 @@ def test_every_kind_of_change_has_its_status_and_its_counts(world: World) -> Non
     assert changes["binary.py"].old_blob == "" != changes["binary.py"].new_blob
 
 
+def test_lines_are_counted_only_in_source(world: World) -> None:
+    world.commit(src__a_py="1\n", tests__a_py="1\n", docs__conf_py="1\n", vendor__a_py="1\n")
+    world.write("CHANGES.md", "1\n")
+    world.write("web/app.tsx", "1\n")
+    world.write("pkg/tests/deep/data.py", "1\n")
+    world.commit()
+    counts = {f.path: f.added for commit in told(world) for f in commit.changes}
+    assert counts == {
+        "src/a.py": 1,
+        "web/app.tsx": 1,
+        "tests/a.py": None,
+        "docs/conf.py": None,
+        "vendor/a.py": None,
+        "CHANGES.md": None,
+        "pkg/tests/deep/data.py": None,
+    }
+
+
 def test_names_that_look_like_the_log_itself_are_only_names(world: World) -> None:
     names = [
-        b"commit abc", b":100644 100644 a b M", b"1\t2\tx.py", b"-\t-\t", b"new\nline.py", b"\n.py",
-        b'"quoted".py', b"caf\xe9.py", b"back\\slash.py", b" ", b"R100",
+        b"commit abc", b":100644 100644 a b M", b":100644 a b M.py", b"1\t2\tx.py", b"-\t-\t",
+        b"new\nline.py", b"\n.py", b'"quoted".py', b"caf\xe9.py", b"back\\slash.py", b" ", b"R100",
     ]  # fmt: skip
     for name in names:
         (world.root / os.fsdecode(name)).write_bytes(b"one line\n" + name)
@@ -116,7 +134,9 @@ def test_names_that_look_like_the_log_itself_are_only_names(world: World) -> Non
     assert first.subject == "commit 1234"
     assert first.body.endswith("commit abc")
     found = {c.path.encode("utf-8", "surrogateescape"): c.added for c in first.changes}
-    assert found == {name: 2 + name.count(b"\n") for name in names}
+    assert found == {
+        name: 2 + name.count(b"\n") if name.endswith(b".py") else None for name in names
+    }
     assert [(c.status, c.old_path) for c in second.changes] == [("R", "commit abc")]
     assert second.changes[0].path.encode("utf-8", "surrogateescape") == b"commit\n:\xff"
 

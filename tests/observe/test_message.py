@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twin.observe.message import count_words, kinds_of, message_score, starts_with_verb
+from twin.observe.message import _MATCHERS, count_words, kinds_of, message_score, starts_with_verb
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,14 @@ def test_words_are_counted_as_people_do() -> None:
 def test_any_text_has_a_score_between_0_and_1(subject: str, body: str) -> None:
     assert 0 <= message_score(subject, body).value <= 1
     assert all(name and reason for name, reason in kinds_of(subject, body))
+
+
+@given(st.data())
+def test_the_letters_looked_for_first_never_hide_a_match(data: st.DataObject) -> None:
+    name, letters, pattern = data.draw(st.sampled_from(_MATCHERS))
+    subject = data.draw(st.from_regex(pattern)).lower()
+    if pattern.search(subject):
+        assert any(some in subject for some in letters), name
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from twin.coding.gitprocess import Answer, Batch, GitFailed, ObjectStore, ask, require_git
+from twin.coding.paths import counted_attributes
 from twin.errors import RepositoryError, UsageError
 
 MAX_TREE_FILES: Final = 1_000_000
@@ -63,42 +64,42 @@ class GitRepository:
         """
         _require_folder(path)
         require_git()
-        if _fact(path, "--is-bare-repository") == "true":
+        facts = _Facts(path)
+        if facts.bare:
             raise RepositoryError(
                 f"{path} is a bare repository, without a work tree. "
                 f"Clone it (`git clone {path} FOLDER`) and give that folder."
             )
-        if _fact(path, "--is-inside-git-dir") == "true":
+        if facts.inside_git_dir:
             raise RepositoryError(
                 f"{path} is git's own folder. Give the folder of the work tree, the one above it."
             )
-        root = Path(_fact(path, "--show-toplevel"))
+        root = Path(_told(path, "--show-toplevel"))
         if not path.resolve().is_relative_to(root.resolve()):
             raise RepositoryError(
                 f"{path} says that its work tree is elsewhere, in {root}. "
                 "Give that folder, or remove core.worktree from its configuration."
             )
-        return cls._ready(root, _name(root))
+        return cls._ready(root, _name(root), facts)
 
     @classmethod
     def bare(cls, path: Path, name: str = "") -> Self:
         """A bare repository, for benchmarks on mirrors; `name` overrides what it is called."""
         _require_folder(path)
         require_git()
-        if _fact(path, "--is-bare-repository") != "true":
+        facts = _Facts(path)
+        if not facts.bare:
             raise RepositoryError(f"{path} is not a bare repository. Give a work tree to `open`.")
-        return cls._ready(path.resolve(), name or _name(path))
+        return cls._ready(path.resolve(), name or _name(path), facts)
 
     @classmethod
-    def _ready(cls, root: Path, name: str) -> Self:
-        if _fact(root, "--is-shallow-repository") == "true":
+    def _ready(cls, root: Path, name: str, facts: "_Facts") -> Self:
+        if facts.shallow:
             raise RepositoryError(
                 f"{root} is a shallow clone: its history is cut off. "
                 f"Run `git -C {root} fetch --unshallow`."
             )
-        objects = ObjectStore(
-            root / _fact(root, "--git-path", "objects"), _fact(root, "--show-object-format")
-        )
+        objects = ObjectStore(facts.objects, facts.object_format, counted_attributes())
         repository = cls(root, name, objects)
         try:
             repository.head()
@@ -109,12 +110,15 @@ class GitRepository:
 
     def head(self) -> str:
         """The commit that is checked out, on a branch or detached."""
-        if not ask(self.root, "rev-parse", "--verify", "--quiet", "HEAD").stdout:
+        try:
+            return self.resolve("HEAD")
+        except RepositoryError:
+            if ask(self.root, "rev-parse", "--verify", "--quiet", "HEAD").stdout:
+                raise
             raise RepositoryError(
                 f"{self.root} has no commits on its current branch. "
                 "Commit something, or check out a branch that has commits."
-            )
-        return self.resolve("HEAD")
+            ) from None
 
     def resolve(self, revision: str) -> str:
         """The commit that a branch, tag, id or other revision names."""
@@ -284,8 +288,24 @@ def _require_folder(path: Path) -> None:
         ) from error
 
 
-def _fact(path: Path, *question: str) -> str:
-    """One answer of `git rev-parse`; a RepositoryError that explains why there is none."""
+class _Facts:
+    """What one `git rev-parse` says of a place; each git that need not start saves milliseconds."""
+
+    def __init__(self, path: Path) -> None:
+        told = _told(
+            path, "--is-bare-repository", "--is-inside-git-dir", "--is-shallow-repository",
+            "--show-object-format", "--git-path", "objects",
+        )  # fmt: skip
+        # The path comes last, since it may contain anything, even a line's end.
+        bare, inside, shallow, self.object_format, objects = told.split("\n", 4)
+        self.bare, self.inside_git_dir, self.shallow = (
+            word == "true" for word in (bare, inside, shallow)
+        )
+        self.objects = (path / objects).resolve()
+
+
+def _told(path: Path, *question: str) -> str:
+    """The answer of `git rev-parse`; a RepositoryError that explains why there is none."""
     answer = ask(path, "rev-parse", *question)
     if answer.returncode == 0:
         return answer.text

@@ -17,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Final, Literal
 
@@ -109,10 +110,11 @@ def ask(folder: Path, *arguments: str) -> Answer:
 def require_git() -> None:
     """Raises MissingRequirement unless a git that is new enough can be started."""
     cure = "Install git 2.30 or newer (Debian: `apt install git`; macOS: `brew install git`)."
-    if shutil.which("git") is None:
+    program = shutil.which("git")
+    if program is None:
         raise MissingRequirement(f"git is not installed or not on the PATH. {cure}")
     try:
-        told = subprocess.run(["git", "version"], capture_output=True, check=False).stdout
+        told = _version(program)
     except OSError as error:
         raise MissingRequirement(f"git cannot be started: {error.strerror}. {cure}") from error
     found = re.search(rb"(\d+)\.(\d+)", told)
@@ -121,10 +123,15 @@ def require_git() -> None:
         raise MissingRequirement(f"This git is too old ({version}). {cure}")
 
 
+@lru_cache(maxsize=4)
+def _version(program: str) -> bytes:
+    return subprocess.run([program, "version"], capture_output=True, check=False).stdout
+
+
 class ObjectStore:
     """The repository's objects, seen from a private git directory that holds nothing else."""
 
-    def __init__(self, objects: Path, object_format: str) -> None:
+    def __init__(self, objects: Path, object_format: str, attributes: str = "") -> None:
         self._home = Path(tempfile.mkdtemp(prefix="twin-git-"))
         (self._home / "refs").mkdir()
         (self._home / "HEAD").write_text("ref: refs/heads/none\n")
@@ -134,6 +141,8 @@ class ObjectStore:
         # Larger files count as binary: git then neither reads nor compares them line by line.
         core += "\tbigFileThreshold = 16m\n"
         (self._home / "config").write_text(core + extension)
+        (self._home / "info").mkdir()
+        (self._home / "info" / "attributes").write_text(attributes)
         self._environment = surroundings() | {
             "GIT_DIR": str(self._home),
             "GIT_OBJECT_DIRECTORY": str(objects),

@@ -39,8 +39,9 @@ def read_history(
 ) -> Iterator[Commit]:
     """Every commit that `revision` contains and `since` does not, parents before children.
 
-    Where a partial clone lacks a blob, the commits that need it have no line counts and only exact
-    renames. Raises RepositoryError for an unknown revision or a damaged repository.
+    Only source has line counts. Where a partial clone lacks a blob, the commits that need it have
+    none at all and only exact renames. Raises RepositoryError for an unknown revision or a damaged
+    repository.
     """
     span = [repository.resolve(revision)]
     if since is not None:

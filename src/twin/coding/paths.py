@@ -8,7 +8,7 @@ import re
 from functools import lru_cache
 from typing import Final, Literal
 
-from twin.coding.languages import language_of
+from twin.coding.languages import EXTENSIONS, language_of
 
 Role = Literal["source", "test", "doc", "vendored", "generated", "other"]
 
@@ -114,6 +114,18 @@ def role_of(path: str) -> Role:
     if _TOOL_NAME.fullmatch(low) or _in_workshop(folders):
         return "other"
     return "source"
+
+
+def counted_attributes() -> str:
+    """Git attributes under which git compares only source line by line, as far as names tell.
+
+    Everything else is declared binary and has no line counts, which nobody asks for: in some
+    repositories comparing test data and change logs is two thirds of reading the history.
+    """
+    folders = _TEST_FOLDERS | _VENDORED | _GENERATED_FOLDERS | _DOC_FOLDERS
+    # `!diff` and not `diff`, which would have git compare even a binary file that ends in .py.
+    lines = ["* -diff", *(f"*{extension} !diff" for extension in sorted(EXTENSIONS))]
+    return "\n".join([*lines, *(f"**/{folder}/** -diff" for folder in sorted(folders)), ""])
 
 
 def is_code(path: str) -> bool:

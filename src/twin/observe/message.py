@@ -7,6 +7,7 @@ files a commit touches is `mine`'s business.
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 PREFIX: Final = re.compile(
@@ -68,49 +69,73 @@ _NAME: Final = re.compile(
 
 _WORD: Final = re.compile(r"[^\W\d_][\w'.-]*")
 
-KINDS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
-    (name, re.compile(pattern, re.IGNORECASE))
-    for name, pattern in (
-        ("revert", r"^revert(?:ed|s|ing)?\b"),
-        (
-            "bump",
-            r"^(?:version )?bump\b|^(?:bump|upgrade|update|pin) \S+(?: \S+){0,3} (?:from|to) v?\d"
-            r"|\b(?:pre-?commit|deps?|dependenc(?:y|ies)) (?:auto)?(?:update|upgrade|bump)"
-            r"|^(?:auto)?(?:update|upgrade|bump|lock|pin) (?:all )?(?:dev |python )?"
-            r"(?:deps?|dependenc(?:y|ies)|requirements|lock ?file|pre-?commit)",
-        ),
-        (
-            "release",
-            r"^(?:prepare|prep|cut|make|tag|new)?\s*(?:for\s+)?(?:the\s+)?releas(?:e|ing)\b"
-            r"|^v?\d+\.\d+(?:\.\d+)?(?:[abc.rc-]*\d*)?\.?$|^version v?\d+\.\d+"
-            r"|\b(?:start|begin) (?:new |next )?development|\bback to development|\bversion bump",
-        ),
-        ("typo", r"\btypos?\b|\bmisspell|\bspelling\b|\bgrammar (?:fix|mistake)|\bwording\b"),
-        ("fix", r"\b(?:bug)?fix(?:e[sd]|ing)?\b|\bbug\b|\bcrash(?:es)?\b|\bregression\b"),
-        (
-            "feature",
-            r"^(?:add|implement|introduce|support|allow|enable|provide|expose|feat(?:ure)?)"
-            r"(?:s|ed|ing)?\b",
-        ),
-        (
-            "refactor",
-            r"\brefactor|\bre-?organi[sz]|\brestructur|\bsimplif|\bclean(?:s|ed|ing)?[ -]?up\b"
-            r"|^(?:rename|move|extract|inline|split|deduplicate)(?:s|d|ing)?\b",
-        ),
-        ("docs", r"\bdocs?\b|\bdocumentation\b|\bdocstrings?\b|\breadme\b|\bchange ?log\b"),
-        ("tests", r"^(?:add|fix|improve|update|more|extend)?\s*(?:unit )?tests?\b|\bcoverage\b"),
-        (
-            "style",
-            r"\b(?:re)?format(?:ting|ted)?\b.*\b(?:code|files|black|ruff|prettier|all)\b"
-            r"|\b(?:run|apply|use|with) (?:black|isort|ruff|prettier|gofmt|rustfmt|clang-format)\b"
-            r"|\blint(?:er|ing)?\b|\bflake8\b|\bpylint\b|\bwhitespace\b|\bpep ?8\b",
-        ),
-    )
+_KINDS: Final = (
+    ("revert", "revert", r"^revert(?:ed|s|ing)?\b"),
+    (
+        "bump",
+        "bump update upgrade pin lock",
+        r"^(?:version )?bump\b|^(?:bump|upgrade|update|pin) \S+(?: \S+){0,3} (?:from|to) v?\d"
+        r"|\b(?:pre-?commit|deps?|dependenc(?:y|ies)) (?:auto)?(?:update|upgrade|bump)"
+        r"|^(?:auto)?(?:update|upgrade|bump|lock|pin) (?:all )?(?:dev |python )?"
+        r"(?:deps?|dependenc(?:y|ies)|requirements|lock ?file|pre-?commit)",
+    ),
+    (
+        "release",
+        "releas version . development",
+        r"^(?:prepare|prep|cut|make|tag|new)?\s*(?:for\s+)?(?:the\s+)?releas(?:e|ing)\b"
+        r"|^v?\d+\.\d+(?:\.\d+)?(?:[abc.rc-]*\d*)?\.?$|^version v?\d+\.\d+"
+        r"|\b(?:start|begin) (?:new |next )?(?:development|release)|\bback to development"
+        r"|\bversion bump",
+    ),
+    (
+        "typo",
+        "typo misspell spelling grammar wording",
+        r"\btypos?\b|\bmisspell|\bspelling\b|\bgrammar (?:fix|mistake)|\bwording\b",
+    ),
+    (
+        "fix",
+        "fix bug crash regression",
+        r"\b(?:bug)?fix(?:e[sd]|ing)?\b|\bbug\b|\bcrash(?:es)?\b|\bregression\b",
+    ),
+    (
+        "feature",
+        "add implement introduc support allow enabl provid expos feat",
+        r"^(?:add|implement|introduce|support|allow|enable|provide|expose|feat(?:ure)?)"
+        r"(?:s|d|ed|ing)?\b",
+    ),
+    (
+        "refactor",
+        "refactor organi structur simplif clean renam mov extract inlin split dedup",
+        r"\brefactor|\bre-?organi[sz]|\brestructur|\bsimplif|\bclean(?:s|ed|ing)?[ -]?up\b"
+        r"|^(?:rename|move|extract|inline|split|deduplicate)(?:s|d|ed)?\b",
+    ),
+    (
+        "docs",
+        "doc readme change",
+        r"\bdocs?\b|\bdocumentation\b|\bdocstrings?\b|\breadme\b|\bchange ?log\b",
+    ),
+    (
+        "tests",
+        "test coverage",
+        r"^(?:add|fix|improve|update|more|extend)?\s*(?:unit )?tests?\b|\bcoverage\b",
+    ),
+    (
+        "style",
+        "format black isort ruff prettier gofmt rustfmt lint flake8 whitespace pep",
+        r"\b(?:re)?format(?:ting|ted)?\b.*\b(?:code|files|black|ruff|prettier|all)\b"
+        r"|\b(?:run|apply|use|with) (?:black|isort|ruff|prettier|gofmt|rustfmt|clang-format)\b"
+        r"|\blint(?:er|ing)?\b|\bflake8\b|\bpylint\b|\bwhitespace\b|\bpep ?8\b",
+    ),
 )
-"""Named kinds and the subject that gives each away, the emptier ones first."""
+"""Named kinds, the emptier first; the pattern that gives each away in a lower-case subject; and
+before it the letters of which every match has some, a twentieth of the time to look for."""
+
+_MATCHERS: Final = tuple(
+    (name, tuple(letters.split()), re.compile(pattern)) for name, letters, pattern in _KINDS
+)
 
 _CONVENTIONAL: Final = {
-    "bug": "fix", "bugfix": "fix", "build": "bump", "chore": "style", "deps": "bump",
+    "bug": "fix", "bugfix": "fix", "deps": "bump",
     "doc": "docs", "docs": "docs", "feat": "feature", "feature": "feature", "fix": "fix",
     "hotfix": "fix", "refactor": "refactor", "release": "release", "revert": "revert",
     "style": "style", "test": "tests", "tests": "tests",
@@ -146,13 +171,14 @@ def message_score(subject: str, body: str = "", min_words: int = 4) -> MessageSc
     subject = subject[:MAX_SUBJECT]
     sentence = PREFIX.sub("", subject, count=1)
     words = _WORD.findall(sentence)
+    explained = len(list(islice(_WORD.finditer(body), FULL_BODY)))
     telling = {word.lower() for word in words} - _EMPTY
     parts = [
         (0.30 * min(len(words), FULL_SUBJECT) / FULL_SUBJECT, f"{len(words)} words"),
         (0.25 * min(len(telling), 4) / 4, f"{len(telling)} telling words"),
         (0.15 * starts_with_verb(subject), "starts with a verb"),
         (0.15 * bool(_NAME.search(sentence)), "names something in the code"),
-        (0.15 * min(len(_WORD.findall(body)), FULL_BODY) / FULL_BODY, "explained in the body"),
+        (0.15 * explained / FULL_BODY, "explained in the body"),
     ]
     value = sum(part for part, _ in parts)
     reasons = [f"+{part:.2f} {why}" for part, why in parts if part >= 0.005]
@@ -178,22 +204,27 @@ def starts_with_verb(subject: str) -> bool:
     return found is not None and _is_verb(found[1].lower())
 
 
-def kinds_of(subject: str, body: str = "") -> list[tuple[str, str]]:
+@lru_cache(maxsize=1)  # the score asks, and whoever labels the same commit asks again
+def kinds_of(subject: str, body: str = "") -> tuple[tuple[str, str], ...]:
     """The kinds of change that a message announces, each with its reason."""
     subject = subject[:MAX_SUBJECT]
     prefix = PREFIX.match(subject)
     kinds: dict[str, str] = {}
     if prefix is not None and prefix["kind"]:
         said = _CONVENTIONAL.get(prefix["kind"].lower())
-        if said is not None and not (said == "style" and "style" not in prefix["kind"].lower()):
+        if said is not None:
             kinds[said] = f"prefix {prefix['kind']!r}"
-    sentence = PREFIX.sub("", subject, count=1).strip()
-    for name, pattern in KINDS:
-        if name not in kinds and (found := pattern.search(sentence)):
-            kinds[name] = f"subject says {found[0].strip()!r}"
-    if "revert" not in kinds and "This reverts commit" in body:
-        kinds["revert"] = "body says which commit it reverts"
-    return list(kinds.items())
+    sentence = subject[prefix.end() :].strip() if prefix is not None else subject
+    lowered = sentence.lower()
+    for name, letters, pattern in _MATCHERS:
+        for some in letters:
+            if some in lowered:
+                if found := pattern.search(lowered):
+                    kinds.setdefault(name, f"subject says {found[0].strip()!r}")
+                break
+    if "This reverts commit" in body:
+        kinds.setdefault("revert", "body says which commit it reverts")
+    return tuple(kinds.items())
 
 
 @lru_cache(maxsize=20_000)

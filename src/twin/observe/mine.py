@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from twin.coding.paths import Role, role_of
@@ -52,7 +53,7 @@ def _merge(mined: MinedCommit, config: MineConfig) -> str | None:
 
 
 def _bot(mined: MinedCommit, config: MineConfig) -> str | None:
-    return bot_reason(mined.commit)
+    return next((label.reason for label in mined.labels if label.name == "bot"), None)
 
 
 def _no_source(mined: MinedCommit, config: MineConfig) -> str | None:
@@ -125,9 +126,14 @@ def attrition(mined: Iterable[MinedCommit], config: MineConfig) -> list[Attritio
 
 def bot_reason(commit: Commit) -> str | None:
     """Why the author is a machine that nobody gave a task, None for people and coding agents."""
-    for word, said in (("name", commit.author_name), ("address", commit.author_email)):
+    return _bot_reason(commit.author_name, commit.author_email)
+
+
+@lru_cache(maxsize=4096)
+def _bot_reason(author_name: str, author_email: str) -> str | None:
+    for word, said in (("name", author_name), ("address", author_email)):
         found = _BOT.search(said)
-        if found and not _AGENT.search(f"{commit.author_name} {commit.author_email}"):
+        if found and not _AGENT.search(f"{author_name} {author_email}"):
             return f"author's {word} says {found[0].strip()!r}"
     return None
 
