@@ -75,7 +75,8 @@ def _of_sqlite(error: sqlite3.Error, place: str) -> TwinError | None:
         return _locked(place)
     if primary in ("CORRUPT", "NOTADB"):
         return _corrupt(place)
-    if primary == "FULL":
+    # SHMSIZE: the file next to a WAL could not grow, which a full disk alone prevents.
+    if primary == "FULL" or name == "IOERR_SHMSIZE":
         return _full(place)
     if primary in ("READONLY", "CANTOPEN", "PERM", "AUTH"):
         return _not_writable(place)
