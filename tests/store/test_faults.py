@@ -2,6 +2,7 @@
 
 import errno
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -36,8 +37,12 @@ def test_each_kind_of_sqlite_failure_has_its_error(code: str, kind: type[Excepti
 
 
 def test_a_fault_of_this_program_passes_unchanged() -> None:
-    with pytest.raises(sqlite3.OperationalError, match="no such column"), translated(PLACE):
-        sqlite3.connect(":memory:").execute("SELECT missing")
+    with (
+        closing(sqlite3.connect(":memory:")) as connection,
+        pytest.raises(sqlite3.OperationalError, match="no such column"),
+        translated(PLACE),
+    ):
+        connection.execute("SELECT missing")
 
 
 @pytest.mark.parametrize(
