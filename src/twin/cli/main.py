@@ -24,7 +24,12 @@ from twin.errors import MissingRequirement, StoreFull, TwinError
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "context": ("twin.cli.context", "What a task touches, as text for a model."),
     "doctor": ("twin.cli.doctor", "What is installed, what is missing, and how to get it."),
+    "improve": ("twin.cli.improve", "Learns a repository, judges, serves the winner."),
+    "index": ("twin.cli.index", "What is in the files: symbols, imports, languages."),
+    "locate": ("twin.cli.locate", "Which files and symbols a task touches, and why."),
+    "mine": ("twin.cli.mine", "What a history holds, and what each rule removed."),
     "models": ("twin.cli.models", "The versions of each model; promote, roll back, history."),
     "runs": ("twin.cli.runs", "What was run on this repository, and how it ended."),
 }
@@ -82,8 +87,8 @@ def cli(ctx: click.Context, repo: Path, config: Path | None) -> None:
 
     \b
     Example:
-      twin doctor
-      twin --repo ~/src/project runs
+      twin improve ~/src/project
+      twin --repo ~/src/project locate "make the retry delay configurable"
     """
     ctx.obj = Door(repo=repo, config_file=config)
 

@@ -17,6 +17,9 @@ import click
 Advance = Callable[[int, int], None]
 """Called with (done, total) as often as one likes."""
 
+Tell = Callable[[str, int, int], None]
+"""Called with (what is being done, done, total); a total of 0 is one that nobody knows."""
+
 _PIPE_WIDTH = 200  # no terminal to fit into: wide, so that `grep` and `cut` find whole rows
 # Control characters, and the marks that reorder text (Trojan Source, CVE-2021-42574).
 _STEERING = (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -38,7 +41,7 @@ def table(
     from rich.text import Text
 
     rows = [tuple(row) for row in rows]
-    drawn = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    drawn = Table(box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
         values = [row[number] for row in rows if row[number] is not None]
         numeric = bool(values) and all(isinstance(value, int | float) for value in values)
@@ -47,6 +50,7 @@ def table(
         drawn.add_row(*(Text(_cell(value)) for value in row))
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     with console.capture() as captured:  # rich ends the process where the reader has gone
+        console.print(Text(clean(title), style="bold"))  # above: a table would wrap it at its width
         console.print(drawn)
         if note:
             console.print(Text(note))
@@ -85,6 +89,22 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(clean(label), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stages(titles: Sequence[str] = (), *, quiet: bool = False) -> Iterator[Tell]:
+    """Bars on stderr for work of several parts; none where nobody watches.
+
+    Each of `titles` has its line from the start, and the lines stay; whatever else is told about
+    belongs to the title before it. Without `titles` every part has a line, and all go at the end.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    from twin.cli.bars import bars
+
+    with bars([clean(title) for title in titles]) as tell:
+        yield tell
 
 
 def clean(text: str) -> str:

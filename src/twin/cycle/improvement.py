@@ -7,11 +7,10 @@ its own: every stage is one call into a lower room.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final
 
 import msgspec
 
@@ -19,39 +18,30 @@ from twin import __version__
 from twin.coding.digest import DIGEST_VERSION
 from twin.coding.features import FEATURES_VERSION
 from twin.coding.git import GitRepository
-from twin.coding.history import read_history
 from twin.coding.index import build_snapshot
+from twin.coding.parse import PARSER_VERSION
 from twin.coding.replay import Progress, Replayed, named, replay
-from twin.coding.retrieve import Answer, Locator
 from twin.coding.timeline import Timeline
 from twin.config import Config
-from twin.curate.tasks import localisation_tasks, split_by_time
-from twin.errors import StoreCorrupt, StoreTooNew, UsageError
+from twin.curate.tasks import split_by_time
+from twin.cycle.answers import load_version, usable_in_service
+from twin.cycle.past import mine_history, newest_tasks, require_sources
+from twin.errors import StoreCorrupt
 from twin.gate.chronological import BASELINES, Scorer, rank_tasks
 from twin.gate.metrics import measure
 from twin.gate.promote import Judgement, in_service, judge_and_promote
 from twin.gate.report import Section, build_report, write_report
 from twin.gate.verdict import earlier_looks, judge
-from twin.observe.mine import attrition, mine
-from twin.records import (
-    Lineage,
-    MinedCommit,
-    ModelVersion,
-    RankedFile,
-    RankedTask,
-    RetrievalDecision,
-    Task,
-    Verdict,
-)
+from twin.observe.mine import attrition
+from twin.records import Lineage, MinedCommit, ModelVersion, RankedTask, Task, Verdict
 from twin.specialists.relevance import MODEL, RelevanceModel, default_model
 from twin.store.database import Store
+from twin.store.stages import Stages, key_of, running
 from twin.train.recipes import MIN_TASKS, fit_best
 from twin.train.relevance import sampled
 
 STAGES: Final = ("mine", "tasks", "index", "fit", "judge", "report")
 REPORT: Final = "report.html"
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,89 +70,10 @@ class Improvement:
     """Per stage; a stage that was done before takes 0."""
     skipped: tuple[str, ...] = ()
 
-
-class Run:
-    """One run of a command: its stages, timed, skipped where done before, and recorded."""
-
-    def __init__(self, store: Store, command: str, repository: str, config: Config) -> None:
-        self._store = store
-        self._repository = repository
-        self.run_id = store.runs.begin(command, repository, msgspec.to_builtins(config))
-        self.seconds: dict[str, float] = {}
-        self.skipped: list[str] = []
-
-    def stage(
-        self, name: str, key: Sequence[object], work: Callable[[], dict[str, Any]]
-    ) -> dict[str, Any]:
-        """The result of a stage: recorded before under the same key, or made now."""
-        digest = key_of(key)
-        done = self._store.runs.finished_stage(self._repository, name, digest)
-        if done is not None:
-            self.seconds[name] = 0.0
-            self.skipped.append(name)
-            return done
-        started = time.perf_counter()
-        result = work()
-        self.seconds[name] = round(time.perf_counter() - started, 3)
-        self._store.runs.stage_done(self.run_id, name, digest, result, self.seconds[name])
-        return result
-
-
-@contextmanager
-def running(store: Store, command: str, repository: str, config: Config) -> Iterator[Run]:
-    """A run whose end is recorded, however it ends."""
-    run = Run(store, command, repository, config)
-    status: Literal["done", "failed", "interrupted"] = "failed"
-    try:
-        yield run
-        status = "done"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        store.runs.finish(run.run_id, status, {"seconds": run.seconds})
-
-
-def key_of(parts: Sequence[object]) -> str:
-    """A short name for what a stage was made from."""
-    return hashlib.sha256(msgspec.json.encode([__version__, *parts])).hexdigest()[:32]
-
-
-def mine_history(repository: GitRepository, store: Store, config: Config) -> list[MinedCommit]:
-    """Every mined commit up to HEAD, oldest first, from the store where it is up to date.
-
-    New commits on top of what is stored are mined alone; a rewritten history is mined anew.
-    """
-    head = repository.head()
-    name = _history_name(repository, config)
-    known = store.history.head(name)
-    if known != head:
-        if known is not None and _is_ancestor(repository, known, head):
-            new = mine(read_history(repository, since=known), config.mine)
-            store.history.append(name, head, new)
-        else:
-            store.history.replace(name, head, mine(read_history(repository), config.mine))
-    return store.history.commits(name)
-
-
-def _history_name(repository: GitRepository, config: Config) -> str:
-    """Other rules judge commits otherwise: each set of rules has a history of its own."""
-    return f"{repository.name} {key_of([msgspec.to_builtins(config.mine)])[:8]}"
-
-
-def _is_ancestor(repository: GitRepository, older: str, newer: str) -> bool:
-    try:
-        return repository.is_ancestor(older, newer)
-    except UsageError:
-        return False  # the old head is gone: the history was rewritten
-
-
-def newest_tasks(
-    repository: GitRepository, mined: Sequence[MinedCommit], config: Config
-) -> list[Task]:
-    """The localisation tasks of a history, the newest `max_tasks` of them, by time."""
-    tasks = localisation_tasks(mined, repository.name, repository.tree)
-    return tasks[-config.fit.max_tasks :]
+    @property
+    def refused(self) -> bool:
+        """The gate said no. "Not enough data" is no refusal: nobody can know yet."""
+        return self.decision == "worse"
 
 
 def improve(
@@ -170,15 +81,20 @@ def improve(
     store: Store,
     config: Config,
     *,
+    redo: bool = False,
     progress: Progress | None = None,
 ) -> Improvement:
     """Learns from the repository's past, judges on its later part, serves the winner.
 
-    Every stage that was done before on the same commits with the same settings is skipped. Raises
-    RepositoryError, StoreError.
+    Every stage that was done before on the same commits with the same settings is skipped, unless
+    `redo`. Raises RepositoryError, StoreError.
     """
-    with running(store, "improve", repository.name, config) as run:
-        return _Improve(repository, store, config, run, progress).result()
+    require_sources(repository)
+    name = repository.name
+    with running(store, "improve", name, config, redo=redo, progress=progress) as run:
+        found = _Improve(repository, store, config, run, progress).result()
+        run.status = "refused" if found.refused else "done"
+        return found
 
 
 class _Improve:
@@ -189,14 +105,14 @@ class _Improve:
         repository: GitRepository,
         store: Store,
         config: Config,
-        run: Run,
+        run: Stages,
         progress: Progress | None,
     ) -> None:
         self.repository, self.store, self.config = repository, store, config
         self.run, self.progress = run, progress
         self.head = repository.head()
         self.default = default_model()
-        self.live = in_service(store.registry, MODEL)
+        self.live = usable_in_service(store)
         self._mined: list[MinedCommit] | None = None
         self._tasks: list[Task] | None = None
         self._timeline: Timeline | None = None
@@ -207,31 +123,40 @@ class _Improve:
         mined = self.run.stage("mine", past, self._mine)
         learning = [*past, settings["fit"], DIGEST_VERSION, FEATURES_VERSION]
         tasks = self.run.stage("tasks", learning, self._count_tasks)
-        self.run.stage("index", [self.head, DIGEST_VERSION], self._index)
+        self.run.stage("index", [self.head, PARSER_VERSION], self._index)
         fitted: dict[str, Any] = {"version": None, "recipe": ""}
-        judged: dict[str, Any] = {}
         if tasks["train"] >= MIN_TASKS:
             default = hashlib.sha256(self.default.to_bytes()).hexdigest()
-            fitted = self.run.stage("fit", [*learning, default], self._fit)
+            fitted = self.run.stage(
+                "fit", [*learning, default], self._fit, still_good=self._is_readable
+            )
+            opponent = self._opponent(fitted["version"])
             judged = self.run.stage(
-                "judge", [*learning, fitted["version"], self.live], lambda: self._judge(fitted)
+                "judge",
+                [*learning, fitted["version"], opponent],
+                lambda: self._judge(fitted["version"], opponent),
             )
         else:
-            judged = self.run.stage("judge", [*learning, "default"], self._too_few)
-        path = str(self.store.folder / REPORT)
-        self.run.stage(
+            judged = self.run.stage("judge", [*learning, "too few", self.live], self._too_few)
+        report = self.run.stage(
             "report",
-            [*learning, fitted["version"], judged["in_service"], Path(path).exists()],
+            [*learning, judged["candidate"], judged["in_service"], judged["reason"]],
             lambda: self._report(judged, mined),
+            still_good=lambda made: _digest_of(self._report_path) == made["digest"],
         )
+        serving = in_service(self.store.registry, MODEL)
+        promoted, reason = judged["promoted"], judged["reason"]
+        if promoted and serving != judged["in_service"]:
+            promoted = False
+            reason = f"{judged['in_service']} was put into service and taken out again by hand."
         return Improvement(
             repository=self.repository.name,
             head=self.head,
             decision=judged["decision"],
-            reason=judged["reason"],
-            promoted=judged["promoted"],
-            candidate=fitted["version"],
-            in_service=in_service(self.store.registry, MODEL),
+            reason=reason,
+            promoted=promoted,
+            candidate=judged["candidate"],
+            in_service=serving,
             num_commits=mined["commits"],
             num_tasks=tasks["train"] + tasks["holdout"],
             num_train=tasks["train"],
@@ -239,10 +164,28 @@ class _Improve:
             figures=judged["figures"],
             verdicts=tuple(judged["verdicts"]),
             recipe=fitted["recipe"],
-            report=path,
+            report=report["path"],
             seconds=self.run.seconds,
             skipped=tuple(self.run.skipped),
         )
+
+    def _is_readable(self, fitted: dict[str, Any]) -> bool:
+        """Whether the model of an earlier run can still be read from the disk."""
+        try:
+            return bool(load_version(self.store, fitted["version"]))
+        except StoreCorrupt:
+            return False
+
+    def _opponent(self, version_id: str) -> str:
+        """Whom the candidate must beat besides BM25: what served when it was made, if it is the
+        one that serves now. So a run that follows a promotion finds the judgement done."""
+        if version_id != self.live:
+            return self.live
+        return self.store.registry.get(version_id).lineage.parent_version or "default"
+
+    @property
+    def _report_path(self) -> Path:
+        return self.store.folder / REPORT
 
     # Stages. Each returns what is recorded of it; all of it is JSON.
 
@@ -267,32 +210,48 @@ class _Improve:
         train, _ = self.split()
         rows = [sampled(task, self.config.fit.seed) for task in self._replay(train)]
         fitted = fit_best(rows, self.default, seed=self.config.fit.seed, progress=self.progress)
-        version = self.store.registry.add(
-            model=MODEL,
-            artifact=self.store.artifacts.put(fitted.model.to_bytes()),
-            lineage=Lineage(
+        version = self._registered(
+            self.store.artifacts.put(fitted.model.to_bytes()),
+            Lineage(
                 code_version=__version__,
                 dataset_hash=key_of([[task.commit_id, task.query, task.targets] for task in train]),
                 config=msgspec.to_builtins(self.config.fit) | {"recipe": fitted.recipe},
                 seed=self.config.fit.seed,
                 parent_version=self.live,
             ),
-            metrics={"inner": fitted.inner, "num_train": len(rows)},
+            {"inner": fitted.inner, "num_train": len(rows)},
         )
         return {"version": version.version_id, "recipe": fitted.recipe, "inner": fitted.inner}
 
-    def _judge(self, fitted: dict[str, Any]) -> dict[str, Any]:
-        version = self.store.registry.get(fitted["version"])
+    def _registered(
+        self, artifact: str, lineage: Lineage, metrics: dict[str, object]
+    ) -> ModelVersion:
+        """A new version, or the one that an interrupted (or repeated) run made of the same."""
+        for version in self.store.registry.versions(MODEL):
+            same = version.artifact == artifact and version.lineage == lineage
+            if version.status in ("candidate", "passed") and same:
+                return version
+            if version.version_id == self.live and version.artifact == artifact:
+                return version
+        return self.store.registry.add(
+            model=MODEL, artifact=artifact, lineage=lineage, metrics=metrics
+        )
+
+    def _judge(self, version_id: str, opponent: str) -> dict[str, Any]:
+        version = self.store.registry.get(version_id)
+        if version.status in ("failed", "retired"):
+            # It lost against another opponent; what became of a version is never rewritten.
+            version = self._registered(version.artifact, version.lineage, version.metrics)
         model = RelevanceModel.from_bytes(self.store.artifacts.get(version.artifact))
         scorers: dict[str, Scorer] = {version.version_id: scorer(model), **BASELINES}
         scorers["default"] = scorer(self.default)
-        if self.live != "default":
-            scorers[self.live] = scorer(load_version(self.store, self.live))
+        if opponent != "default":
+            scorers[opponent] = scorer(load_version(self.store, opponent))
         _, holdout = self.split()
         ranked = rank_tasks(self._replay(holdout), scorers, seed=self.config.fit.seed)
         verdicts = self._verdicts(version, ranked)
         outcome = judge_and_promote(self.store.registry, version, verdicts)
-        return _judged(outcome, ranked)
+        return _judged(outcome, ranked, opponent)
 
     def _verdicts(
         self, version: ModelVersion, ranked: dict[str, list[RankedTask]]
@@ -317,14 +276,15 @@ class _Improve:
             seed=self.config.fit.seed,
         )
         reason = (
-            f"The history has {len(tasks)} usable tasks, {len(train)} of them to learn from; "
-            f"{MIN_TASKS} are needed. Until then "
+            f"The history holds {len(tasks)} usable tasks, {len(train)} of them to learn from; "
+            f"at least {MIN_TASKS} of those are needed. Until then "
             + ("the shipped model answers." if self.live == "default" else f"{self.live} answers.")
         )
         return {
             "decision": "not enough data",
             "reason": reason,
             "promoted": False,
+            "candidate": None,
             "in_service": self.live,
             "verdicts": [],
             "figures": {name: measure(r) for name, r in ranked.items() if r},
@@ -355,15 +315,14 @@ class _Improve:
             queries=queries,
             sections=[section],
         )
-        path = self.store.folder / REPORT
-        write_report(report, path)
-        return {"path": str(path)}
+        write_report(report, self._report_path)
+        return {"path": str(self._report_path), "digest": _digest_of(self._report_path)}
 
     # What stages share; made once, when first asked for.
 
     def mined(self) -> list[MinedCommit]:
         if self._mined is None:
-            self._mined = mine_history(self.repository, self.store, self.config)
+            self._mined = mine_history(self.repository, self.store, self.config, self.progress)
         return self._mined
 
     def tasks(self) -> list[Task]:
@@ -387,16 +346,18 @@ class _Improve:
         )
 
 
-def _judged(outcome: Judgement, ranked: dict[str, list[RankedTask]]) -> dict[str, Any]:
+def _judged(
+    outcome: Judgement, ranked: dict[str, list[RankedTask]], opponent: str
+) -> dict[str, Any]:
     worst = min(
-        (v.decision for v in outcome.verdicts if v.opponent in ("bm25", outcome.in_service)),
+        (v.decision for v in outcome.verdicts if v.opponent in ("bm25", opponent)),
         key=("worse", "not enough data", "better").index,
-        default="better",
     )
     return {
         "decision": "better" if outcome.promoted else worst,
         "reason": outcome.reason,
         "promoted": outcome.promoted,
+        "candidate": outcome.version.version_id,
         "in_service": outcome.in_service,
         "verdicts": [asdict(verdict) for verdict in outcome.verdicts],
         "figures": {name: measure(tasks) for name, tasks in ranked.items()},
@@ -404,75 +365,14 @@ def _judged(outcome: Judgement, ranked: dict[str, list[RankedTask]]) -> dict[str
     }
 
 
+def _digest_of(path: Path) -> str:
+    """Names a file's content; empty where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
 def scorer(model: RelevanceModel) -> Scorer:
     """A model as the gate asks it."""
     return lambda task: model.scores(task.names, task.values)
-
-
-def load_version(store: Store, version_id: str) -> RelevanceModel:
-    """The model behind a version id. Raises UnknownVersion, StoreCorrupt, StoreTooNew."""
-    version = store.registry.get(version_id)
-    return RelevanceModel.from_bytes(store.artifacts.get(version.artifact))
-
-
-def model_in_service(store: Store) -> tuple[str, RelevanceModel, str]:
-    """(version id or `default`, the model, a notice or nothing).
-
-    Where the live version cannot be read by this program the shipped model answers, and the notice
-    says so: an answer from the wrong features would be worse than a plain one.
-    """
-    serving = in_service(store.registry, MODEL)
-    if serving == "default":
-        return serving, default_model(), ""
-    try:
-        model = load_version(store, serving)
-    except (StoreCorrupt, StoreTooNew) as error:
-        return "default", default_model(), f"{serving} cannot be used: {error}"
-    if model.features_version != FEATURES_VERSION:
-        notice = (
-            f"{serving} was made by another version of this program, so the shipped model "
-            "answers. Run `twin improve` to learn again."
-        )
-        return "default", default_model(), notice
-    return serving, model, ""
-
-
-def ready_locator(
-    repository: GitRepository,
-    store: Store,
-    config: Config,
-    *,
-    progress: Progress | None = None,
-) -> Locator:
-    """A locator for HEAD, after reading whatever is new since the last time."""
-    mined = mine_history(repository, store, config)
-    head = repository.head()
-    return Locator.at(
-        repository,
-        repository.tree(head),
-        store.blobs,
-        [one.commit for one in mined],
-        head,
-        progress,
-    )
-
-
-def record_answer(store: Store, repository: str, version: str, answer: Answer) -> None:
-    """Writes down what was asked and answered: the next round's evidence."""
-    store.decisions.add(
-        RetrievalDecision(
-            repository=repository,
-            commit_id=answer.commit_id,
-            query=answer.task,
-            version=version,
-            ranked=tuple(
-                RankedFile(
-                    path=file.path,
-                    score=file.score,
-                    reason="; ".join(reason.text for reason in file.reasons),
-                )
-                for file in answer.files
-            ),
-            seconds=answer.seconds,
-        )
-    )
