@@ -3,12 +3,12 @@
     python bench/mine.py REPO [--quick]
 
 REPO is a work tree or a bare repository; it is cloned without copying its objects, so that all
-read the same. Every measurement is a process of its own that counts its
-children's CPU too, after its imports; the contestants take turns within one run, so that load on
-the machine meets them alike. PyDriller would take minutes for a whole history, so it reads a sample
-of commits at even distances, and its opening of the repository is not counted. It counts the lines
-of every file, as does git; mining counts those of source files, which is where its lead over git
-comes from. The last line is JSON.
+read the same. Every measurement is a process of its own that counts its children's CPU too, after
+its imports; the contestants take turns within one run, so that load on the machine meets them
+alike. PyDriller would take minutes for a whole history, so it reads a sample of commits at even
+distances, and its opening of the repository is not counted. It counts the lines of every file, as
+does git; mining counts those of source files, which is where its lead over git comes from. The last
+line is JSON.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from pathlib import Path
 
 PYDRILLER_MUST = 20.0
 GIT_LOG_MUST = 2.0
-
 
 SAMPLE, QUICK_SAMPLE = 400, 80
 """Commits that PyDriller reads."""
