@@ -89,3 +89,11 @@ def test_five_thousand_tasks_and_a_strict_level_stay_in_memory() -> None:
     interval = mean_interval(values, ["r"] * 5000, range(5000), alpha=0.005)
     assert interval.low > 0.03
     assert sign_flip_probability(values, ["r"] * 5000, range(5000), below=0.0025) < 0.0025
+
+
+@pytest.mark.parametrize("num_days", [2, 3, 4])
+def test_a_handful_of_days_gives_a_wide_interval_and_no_fault(num_days: int) -> None:
+    values = np.linspace(-0.5, 0.5, num_days)
+    interval = mean_interval(values, [0] * num_days, range(num_days))
+    assert interval.low <= values.min()
+    assert interval.high >= values.max()

@@ -42,6 +42,8 @@ from twin.train.relevance import sampled
 
 STAGES: Final = ("mine", "tasks", "index", "fit", "judge", "report")
 REPORT: Final = "report.html"
+FORM: Final = 2
+"""Raised when what stages record changes its form, so that no older record is taken for theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +121,11 @@ class _Improve:
 
     def result(self) -> Improvement:
         settings = msgspec.to_builtins(self.config)
-        past = [self.head, settings["mine"]]
+        past = [FORM, self.head, settings["mine"]]
         mined = self.run.stage("mine", past, self._mine)
         learning = [*past, settings["fit"], DIGEST_VERSION, FEATURES_VERSION]
         tasks = self.run.stage("tasks", learning, self._count_tasks)
-        self.run.stage("index", [self.head, PARSER_VERSION], self._index)
+        self.run.stage("index", [FORM, self.head, PARSER_VERSION], self._index)
         fitted: dict[str, Any] = {"version": None, "recipe": ""}
         if tasks["train"] >= MIN_TASKS:
             default = hashlib.sha256(self.default.to_bytes()).hexdigest()

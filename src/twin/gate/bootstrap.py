@@ -118,7 +118,8 @@ def _resampled_means(
 
 def _enough_rounds(rounds: int, tail: float) -> int:
     """At least 20 resamples beyond the bound, or the bound itself is noise."""
-    return max(rounds, min(int(np.ceil(20 / tail)), _MAX_ROUNDS))
+    # With one or two degrees of freedom the tail is 0 in floating point.
+    return max(rounds, int(np.ceil(20 / max(tail, 20 / _MAX_ROUNDS))))
 
 
 def _expanded_tail(tail: float, num_clusters: int, freedom: int) -> float:
