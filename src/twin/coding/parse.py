@@ -26,7 +26,7 @@ __all__ = [
     "parse",
 ]
 
-PARSER_VERSION: Final = 1
+PARSER_VERSION: Final = 2
 """Raise with every change of what `parse` or `encode` return: cached results are then made anew."""
 
 MAX_SIGNATURE: Final = 300
@@ -37,6 +37,9 @@ MAX_REFERENCES: Final = 4000
 """Characters and entries kept. One machine-written file must not outweigh the rest of the cache."""
 
 MAX_BARE_TOKENS: Final = 10_000
+MAX_DEPTH: Final = 1_000
+"""Levels of the syntax tree at which a match may start. A query's time grows with the square of the
+depth, and code that people write stays below a hundred levels."""
 LONG_FILE: Final = 20_000
 """Bytes above which a file is searched for runs of punctuation; shorter ones cannot take long."""
 
@@ -146,7 +149,9 @@ class _Reading:
 
     def read(self, root: Node) -> ParsedFile:
         kinds, references = self.machine.kinds, self.references
-        for index, captures in QueryCursor(self.machine.query).matches(root):
+        cursor = QueryCursor(self.machine.query)
+        cursor.set_max_start_depth(MAX_DEPTH)
+        for index, captures in cursor.matches(root):
             kind = kinds[index]
             # References are two thirds of all matches: nothing else is done for them here.
             if kind == "reference":

@@ -19,7 +19,13 @@ PATTERNS: Final = (
         "constant",
         "(module (expression_statement (assignment left: (identifier) @name) @node))",
     ),
-    ("type", "(type_alias_statement left: (type (identifier) @name)) @node"),
+    (
+        "type",
+        """(type_alias_statement left: (type [
+            (identifier) @name
+            (generic_type . (identifier) @name)
+        ])) @node""",
+    ),
     ("import", "(import_statement) @node"),
     ("import", "(import_from_statement) @node"),
     ("import", "(future_import_statement) @node"),
