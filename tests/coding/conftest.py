@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -55,11 +55,67 @@ class World:
         self.git("commit", "-q", "--allow-empty", "-m", message)
         return self.git("rev-parse", "HEAD")
 
+    def grow(
+        self,
+        *commits: tuple[str, Mapping[str, str | bytes | None]],
+        author: str = "ada@example.org",
+    ) -> list[str]:
+        """Commits (message, files) on top of `main`, by one process; gives their ids.
+
+        A file that is None is deleted; under the name "old -> new" it is renamed, then written. The
+        work tree is left as it was.
+        """
+        head = self.git("for-each-ref", "--format=%(objectname)", "refs/heads/main")
+        stream = [b"reset refs/heads/main\n" + (f"from {head}\n\n".encode() if head else b"")]
+        for message, files in commits:
+            self.clock += 60
+            said = message.encode("utf-8", "surrogateescape")
+            who = f"<{author}> {self.clock} +0000\n"
+            stream.append(f"commit refs/heads/main\nauthor A {who}committer A {who}".encode())
+            stream.append(b"data %d\n%s\n" % (len(said), said))
+            for path, data in files.items():
+                if " -> " in path:
+                    old, path = path.split(" -> ")
+                    stream.append(b"R %s %s\n" % (_quoted(old), _quoted(path)))
+                if data is None:
+                    stream.append(b"D %s\n" % _quoted(path))
+                    continue
+                content = data.encode() if isinstance(data, str) else data
+                stream.append(b"M 100644 inline %s\n" % _quoted(path))
+                stream.append(b"data %d\n%s\n" % (len(content), content))
+        self.git("fast-import", "--quiet", given=b"".join(stream))
+        return self.git("rev-list", "--reverse", f"-{len(commits)}", "main").split()
+
     def object_file(self, object_id: str) -> Path:
         """The file of a loose object, made writable."""
         file = self.root / ".git" / "objects" / object_id[:2] / object_id[2:]
         file.chmod(0o644)
         return file
+
+
+def _quoted(path: str) -> bytes:
+    """A path as fast-import reads it: every byte written out."""
+    return b'"%s"' % b"".join(b"\\%03o" % byte for byte in os.fsencode(path))
+
+
+class MemoryCache(dict[tuple[str, int, str], bytes]):
+    """A cache of blobs that lives as long as its test, and tells how often it was written."""
+
+    num_writes = 0
+
+    def get_many(self, kind: str, version: int, blob_ids: Iterable[str]) -> dict[str, bytes]:
+        return {
+            blob: self[kind, version, blob] for blob in blob_ids if (kind, version, blob) in self
+        }
+
+    def put_many(self, kind: str, version: int, payloads: Mapping[str, bytes]) -> None:
+        self.num_writes += 1
+        self.update({(kind, version, blob): payload for blob, payload in payloads.items()})
+
+
+@pytest.fixture
+def cache() -> MemoryCache:
+    return MemoryCache()
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ One index holds every content a repository ever had; a question is asked of the 
 there at one moment, with the statistics (how many, how long, how rare a term) of that moment alone.
 So the past can be replayed without building an index per commit, and nothing later can leak into
 an answer. The scores are those of BM25 (Robertson and Zaragoza 2009, the variant with a positive
-idf that Lucene uses) and agree with the `bm25s` package; a test holds that.
+idf that Lucene uses) and agree with the `bm25s` package but for a constant factor, the (k1 + 1)
+that it leaves out; a test holds that.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -122,7 +123,7 @@ class View:
         self.size = len(documents)
         self.positions = np.full(num_documents, -1, np.int64)
         self.positions[documents] = np.arange(len(documents))
-        self._means: dict[int, float] = {}
+        self._means: dict[int, tuple[Floats, float]] = {}
 
     @classmethod
     def first(cls, end: int, num_documents: int) -> "View":
@@ -132,8 +133,9 @@ class View:
     def mean_length(self, lengths: Floats) -> float:
         key = id(lengths)
         if key not in self._means:
-            self._means[key] = float(lengths[self.documents].mean()) if self.size else 0.0
-        return self._means[key]
+            mean = float(lengths[self.documents].mean()) if self.size else 0.0
+            self._means[key] = lengths, mean  # held, or the next array could get the same id
+        return self._means[key][1]
 
 
 def weighted_counts(at: Ints, weights: Floats, size: int) -> Floats:
