@@ -10,7 +10,6 @@ from twin.coding.context import ContextPackage, pack_context
 from twin.coding.features import FEATURES_VERSION
 from twin.coding.git import GitRepository
 from twin.coding.gitprocess import ask
-from twin.coding.precision import file_texts
 from twin.coding.replay import Progress
 from twin.coding.retrieve import Answer, Locator
 from twin.config import Config
@@ -128,8 +127,7 @@ def context(
     """The text of what `locate` finds, within a budget: by default what the window leaves."""
     given = config.context.window_tokens - config.context.reserve_tokens
     located = locate(repository, store, config, task, progress=progress)
-    paths = [file.path for file in located.answer.files]
-    texts = file_texts(repository, repository.tree(located.answer.commit_id), paths)
+    texts = _texts(repository, located.answer)
     budget = given if budget_tokens is None else budget_tokens
     package = pack_context(located.answer, texts, budget_tokens=budget)
     if package.num_tokens > budget:
@@ -138,6 +136,18 @@ def context(
             f"{package.num_tokens}."
         )
     return located, package
+
+
+def _texts(repository: GitRepository, answer: Answer) -> dict[str, str]:
+    """The text of the answer's files at its commit, of those that can be read."""
+    tree = repository.tree(answer.commit_id)
+    blobs = {file.path: tree[file.path] for file in answer.files}
+    data = {blob: data for blob, data in repository.blobs(set(blobs.values())) if data is not None}
+    return {
+        path: data[blob].decode("utf-8", "surrogateescape")
+        for path, blob in blobs.items()
+        if blob in data
+    }
 
 
 def author_of(repository: GitRepository) -> str:
