@@ -60,7 +60,8 @@ _SLASH_COMMENT: Final = re.compile(_STRING + rb"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _BETWEEN: Final = re.compile(rb"[ \t]*\r?\n?[ \t]*(?:#\[[^\n]*\n[ \t]*)*\Z")
 """What may stand between a comment and the definition that it documents."""
 
-_PUNCTUATION: Final = re.compile(rb"[^\w\"'`\x80-\xff]{2000,}+")
+_STEP: Final = 1_000
+_PUNCTUATION: Final = re.compile(rb"[^\w\"'`\x80-\xff]{%d,}+" % _STEP)
 _NOT_NEWLINE: Final = re.compile(rb"[^\n]")
 
 _OWNERS: Final = frozenset({"class", "enum", "interface", "scope", "struct", "trait"})
@@ -128,7 +129,11 @@ def _clean(data: bytes) -> bytes:
         data = data[3:]
     if b"\0" in data:
         data = data.replace(b"\0", b" ")
-    if len(data) > LONG_FILE:
+    if len(data) > LONG_FILE and any(
+        # Looking at every step finds all runs of twice that length, a thousand times faster.
+        _PUNCTUATION.match(data, at)
+        for at in range(0, len(data), _STEP)
+    ):
         data = _PUNCTUATION.sub(lambda run: _NOT_NEWLINE.sub(b" ", run[0]), data)
     return data
 
