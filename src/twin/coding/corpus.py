@@ -5,18 +5,19 @@ the files that were there, what they held and how they hung together. Owns the p
 features are made of. Does not know the past (`timeline`) nor the task (`features`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twin.coding.digest import FIELDS, Digest, Packed
 from twin.coding.graph import mirrored_tests, resolve_imports
 from twin.coding.languages import language_of
 from twin.coding.lexical import Bag, Floats, Hits, Ints, Postings, View, weighted_counts
 from twin.coding.paths import role_of
-from twin.coding.text import count_terms
+from twin.coding.text import count_terms, terms_of
 
 _EMPTY: Final = Digest()
 
@@ -161,6 +162,62 @@ class Scene:
     def path_postings(self) -> Postings:
         """The words of each path, extension left out."""
         return Postings([path_bag(path) for path in self.paths])
+
+    @cached_property
+    def stems(self) -> list[str]:
+        """The name that people call each module by."""
+        return [_stem(path) for path in self.paths]
+
+    @cached_property
+    def plain_stems(self) -> list[str]:
+        """The stems as a person would write them in a sentence."""
+        return [stem.lower().strip("_") for stem in self.stems]
+
+    @cached_property
+    def stem_postings(self) -> Postings:
+        """The words of each stem."""
+        return Postings([Bag.of(dict.fromkeys(terms_of(stem), 1)) for stem in self.stems])
+
+    @cached_property
+    def path_text(self) -> "PathText":
+        return PathText(self.paths)
+
+
+class PathText:
+    """The paths of a scene as one text, so that a part is looked for in all of them at once.
+
+    Many names run words together (`utilpep695`, `errcause`) or cut them (`decor`): no splitting
+    finds those, but "PEP 695" and "decorator" still stand in them letter by letter.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        paths = [path.lower() for path in paths]
+        self._text = "\n".join(paths) + "\n"
+        sizes = np.array([len(path) + 1 for path in paths], np.int64)
+        self._ends = np.cumsum(sizes)
+        names = [path.rpartition("/")[0] for path in paths]
+        self._names = self._ends - sizes + np.array([len(folder) for folder in names], np.int64)
+        self._size = len(paths)
+
+    def holding(self, part: str) -> tuple[Ints, NDArray[np.bool_]]:
+        """(files whose path holds `part`, whether their own name does)."""
+        places: list[int] = []
+        at = self._text.find(part)
+        while at >= 0:
+            places.append(at)
+            at = self._text.find(part, at + 1)
+        files = np.searchsorted(self._ends, places, side="right")
+        in_name = np.zeros(self._size, bool)
+        in_name[files[np.array(places, np.int64) >= self._names[files]]] = True
+        files = np.unique(files)
+        return files, in_name[files]
+
+
+def _stem(path: str) -> str:
+    """A module's own name; for `__init__`, `mod` or `index` its folder's."""
+    folder, _, name = path.rpartition("/")
+    stem = name.partition(".")[0]
+    return folder.rpartition("/")[2] if stem in {"__init__", "index", "mod"} and folder else stem
 
 
 _PATH_BAGS: dict[str, Bag] = {}

@@ -7,7 +7,6 @@ one task. Nothing here sees the task's own commit: the scene is the tree before 
 is cut at it. Owns no model.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +16,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from twin.coding.corpus import Scene
+from twin.coding.corpus import PathText, Scene
 from twin.coding.lexical import Floats, Ints, View, scaled, weighted_counts
-from twin.coding.text import WORD, count_terms, hash_of, is_compound, terms_of, whole
+from twin.coding.text import WORD, count_terms, hash_of, is_compound, split_word, whole
 from twin.coding.timeline import Timeline
 
 FEATURES_VERSION: Final = 1
@@ -167,7 +166,39 @@ def _lexical(task: _Task) -> None:
     _paths(task)
 
 
-_UNDERSCORES: Final = re.compile(r"^_+|_+$")
+SHORTEST_PART: Final = 3
+PREFIX: Final = 4
+
+
+def path_parts(question: Question) -> dict[str, float]:
+    """The parts of the task's words that a path may hold, with what each counts."""
+    parts: dict[str, float] = {}
+    for text, weight in ((question.text, 1.0), (question.subject, 2.5)):
+        for word in WORD.findall(text):
+            for part in split_word(word):
+                if len(part) >= SHORTEST_PART:
+                    parts[part] = max(parts.get(part, 0.0), weight)
+    return parts
+
+
+def held_in_paths(parts: dict[str, float], paths: PathText, size: int) -> dict[str, Floats]:
+    """How much of the task stands letter by letter in each path, in its last name, and how much
+    of it only by the beginnings of longer words. Rarer parts count more."""
+    held, in_name, by_prefix = np.zeros(size), np.zeros(size), np.zeros(size)
+    for part, weight in parts.items():
+        files, own = paths.holding(part)
+        worth = weight * np.log1p((size - len(files) + 0.5) / (len(files) + 0.5))
+        held[files] += worth
+        in_name[files[own]] += worth
+        if len(part) > PREFIX + 1:
+            begun, own = paths.holding(part[:PREFIX])
+            worth = weight * np.log1p((size - len(begun) + 0.5) / (len(begun) + 0.5))
+            by_prefix[begun[own]] += worth
+    return {
+        "path_letters": scaled(held),
+        "stem_letters": scaled(in_name),
+        "stem_prefixes": scaled(by_prefix),
+    }
 
 
 def _paths(task: _Task) -> None:
@@ -175,57 +206,45 @@ def _paths(task: _Task) -> None:
     everything = View(np.arange(scene.size), scene.size)
     hits = scene.path_postings.match(question.terms, everything, b=0.0)
     values["path"] = scaled(hits.scores(np.minimum(question.full, 1.0)))
-    stems = [_stem(path) for path in scene.paths]
-    wanted = set(question.terms.tolist())
-    shares = {stem: _share(stem, wanted) for stem in set(stems)}
-    plain = [_UNDERSCORES.sub("", stem.lower()) for stem in stems]
-    values["stem_share"] = np.array([shares[stem] for stem in stems])
+    found = scene.stem_postings.match(question.terms, everything).document
+    lengths = np.maximum(scene.stem_postings.lengths, 1.0)
+    values["stem_share"] = np.bincount(found, minlength=scene.size) / lengths
+    plain = scene.plain_stems
     values["stem_named"] = np.array([float(stem in question.plain_words) for stem in plain])
     values["stem_in_subject"] = np.array([float(stem in question.subject_words) for stem in plain])
-
-
-def _stem(path: str) -> str:
-    """The name that people call a module by: a package's for its `__init__`, `mod` or `index`."""
-    folder, _, name = path.rpartition("/")
-    stem = name.partition(".")[0]
-    return folder.rpartition("/")[2] if stem in {"__init__", "index", "mod"} and folder else stem
-
-
-def _share(stem: str, wanted: set[int]) -> float:
-    terms = terms_of(stem)
-    return sum(term in wanted for term in terms) / len(terms) if terms else 0.0
+    values |= held_in_paths(path_parts(question), scene.path_text, scene.size)
 
 
 def _messages(task: _Task) -> None:
     """What the past says: which files changed when messages like this one were written."""
     question, timeline, values = task.question, task.timeline, task.values
     past = task.moment.position
-    age = past - np.arange(past)
     sizes = timeline.num_files[:past]
+    roots = np.sqrt(sizes)
 
-    def neighbours(closeness: Floats, power: float, half_life: float, dilution: float) -> Floats:
-        weights = closeness**power * 0.5 ** (age / half_life) / sizes**dilution
+    def neighbours(closeness: Floats, power: int, half_life: float, dilution: Floats) -> Floats:
+        weights = closeness**power * timeline.decay(half_life, past) / dilution
         return scaled(task.per_line(timeline.spread(weights, past)))
 
     of_messages = timeline.similar(timeline.messages, question.terms, past)
     of_subjects = timeline.similar(timeline.subjects, question.terms, past)
-    touches = timeline.spread(np.ones(past), past)
+    touches = timeline.touches(np.inf, past)
     for name, raw in (
         ("message", of_messages.scores(question.full)),
         ("subject", of_subjects.scores(question.in_subject)),
     ):
         closeness = scaled(raw)
-        values[f"{name}_recent"] = neighbours(closeness, 1, 100, 0.5)
-        values[f"{name}_near"] = neighbours(closeness, 2, 400, 0.5)
-        values[f"{name}_nearest"] = neighbours(closeness, 4, 1000, 0.5)
+        values[f"{name}_recent"] = neighbours(closeness, 1, 100, roots)
+        values[f"{name}_near"] = neighbours(closeness, 2, 400, roots)
+        values[f"{name}_nearest"] = neighbours(closeness, 4, 1000, roots)
         values[f"{name}_best"] = task.per_line(_best_neighbour(timeline, closeness))
         mean = timeline.spread(closeness, past) / (touches + 2)
         values[f"{name}_mean"] = scaled(task.per_line(mean))
     closeness = scaled(of_messages.scores(task.rare))
-    values["rare_recent"] = neighbours(closeness, 1, 60, 0.5)
-    values["rare_near"] = neighbours(closeness, 2, 400, 0.5)
-    values["rare_focused"] = neighbours(closeness, 3, 5000, 1.0)
-    values["rare_nearest"] = neighbours(closeness, 4, 1000, 0.5)
+    values["rare_recent"] = neighbours(closeness, 1, 60, roots)
+    values["rare_near"] = neighbours(closeness, 2, 400, roots)
+    values["rare_focused"] = neighbours(closeness, 3, 5000, sizes)
+    values["rare_nearest"] = neighbours(closeness, 4, 1000, roots)
     _chains(task, scaled(of_subjects.scores(task.rare * question.in_subject)))
 
 
@@ -265,12 +284,11 @@ def _activity(task: _Task) -> None:
     """What was worked on lately, by anyone and by the one who asks."""
     timeline, values, moment = task.timeline, task.values, task.moment
     past = moment.position
-    age = past - np.arange(past)
     for name, half_life in (("5", 5), ("30", 30), ("200", 200)):
-        decayed = task.per_line(timeline.spread(0.5 ** (age / half_life), past))
+        decayed = task.per_line(timeline.touches(half_life, past))
         values[f"touched_{name}"] = decayed if name == "5" else scaled(decayed)
-    values["touched"] = scaled(task.per_line(timeline.spread(np.ones(past), past)))
-    own = (timeline.authors[:past] == moment.author) * 0.5 ** (age / 60)
+    values["touched"] = scaled(task.per_line(timeline.touches(np.inf, past)))
+    own = (timeline.authors[:past] == moment.author) * timeline.decay(60, past)
     values["touched_by_author"] = scaled(task.per_line(timeline.spread(own, past)))
     last = task.per_line(timeline.last_touch(past).astype(np.float64)).astype(np.int64)
     known = last >= 0
@@ -322,8 +340,8 @@ def _structure(task: _Task) -> None:
 
 
 _RANKED: Final = (
-    "text", "text_rare", "window", "window_rare", "symbols", "path", "message_near", "rare_near",
-    "chain_long", "touched_30", "since_touch_inverse",
+    "text", "text_rare", "window", "window_rare", "symbols", "path", "stem_letters",
+    "message_near", "rare_near", "chain_long", "touched_30", "since_touch_inverse",
 )  # fmt: skip
 """Signals whose rank among the sources is a feature too: trees cannot sort."""
 

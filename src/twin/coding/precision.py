@@ -5,19 +5,16 @@ signature of what encloses a primary symbol, and of classes it names), `excluded
 package). Works on the chosen files' text of that commit; does not rank files.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 
-from twin.coding.corpus import Scene
-from twin.coding.digest import Repository
 from twin.coding.features import Question
-from twin.coding.languages import language_of
-from twin.coding.lexical import Bag, Floats, Postings, View
-from twin.coding.parse import parse
-from twin.coding.text import WORD, count_terms
+from twin.coding.lexical import K1, B, Floats, Ints
+from twin.coding.text import WORD, terms_of
 from twin.records import ParsedFile, Symbol
 
 Tier = Literal["primary", "supporting", "type context", "excluded"]
@@ -29,6 +26,8 @@ SUPPORTING_SHARE: Final = 0.25
 """Shares of the best symbol's score. Chosen so that a typical file has one to three primaries."""
 MAX_PRIMARY: Final = 6
 MAX_SUPPORTING: Final = 12
+
+_NEWLINE: Final = re.compile("\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,51 +44,45 @@ class LocatedSymbol:
     score: float
 
 
-def symbols_for(
-    question: Question, repository: Repository, scene: Scene, paths: Sequence[str]
-) -> dict[str, tuple[LocatedSymbol, ...]]:
-    """The symbols of each path that are not excluded, best first."""
-    texts = file_texts(repository, scene.files, paths)
-    parsed = {
-        path: parse(text.encode("utf-8", "surrogateescape"), language_of(path) or "")
-        for path, text in texts.items()
-    }
-    return located_symbols(question, texts, parsed)
+_NOWHERE: Final[Ints] = np.empty(0, np.int64)
 
 
-def file_texts(
-    repository: Repository, files: Mapping[str, str], paths: Sequence[str]
-) -> dict[str, str]:
-    """The text of each path that can be read."""
-    wanted = {files[path]: path for path in paths}
-    texts = {}
-    for blob, data in repository.blobs(wanted):
-        if data is not None:
-            texts[blob] = data.decode("utf-8", "surrogateescape")
-    return {path: texts[files[path]] for path in paths if files[path] in texts}
+class WordPlaces:
+    """Where each term stands in one text. Made once per content: reading takes milliseconds,
+    asking microseconds."""
+
+    def __init__(self, text: str) -> None:
+        places: dict[str, list[int]] = {}
+        for word in WORD.finditer(text):
+            places.setdefault(word[0], []).append(word.start())
+        self._by_term: dict[int, list[list[int]]] = {}
+        for written, starts in places.items():
+            for term in terms_of(written):
+                self._by_term.setdefault(term, []).append(starts)
+        lines = [0, *(newline.end() for newline in _NEWLINE.finditer(text)), len(text) + 1]
+        self.line_starts = np.array(lines, np.int64)
+
+    def places_of(self, term: int) -> Ints:
+        found = self._by_term.get(term)
+        return _NOWHERE if found is None else np.sort(np.concatenate(found))
 
 
 def located_symbols(
-    question: Question, texts: Mapping[str, str], parsed: Mapping[str, ParsedFile]
+    question: Question, texts: Mapping[str, WordPlaces], parsed: Mapping[str, ParsedFile]
 ) -> dict[str, tuple[LocatedSymbol, ...]]:
-    """Scores every symbol of all files together and gives each its tier."""
+    """The symbols of each file that are not excluded, best first; all files compete together."""
     owners: list[tuple[str, Symbol]] = []
-    bodies: list[Bag] = []
-    names: list[Bag] = []
+    counts: list[Floats] = []
+    lengths: list[Floats] = []
     for path, file in parsed.items():
-        lines = texts[path].split("\n")
-        for symbol in file.symbols:
-            body = "\n".join(lines[symbol.start_line - 1 : symbol.end_line])
-            owners.append((path, symbol))
-            bodies.append(Bag.of(count_terms(body)))
-            names.append(Bag.of(count_terms(f"{symbol.name} {symbol.parent}")))
+        if path in texts and file.symbols:
+            owners.extend((path, symbol) for symbol in file.symbols)
+            in_body, length = _body_counts(question, texts[path], file.symbols)
+            counts.append(in_body)
+            lengths.append(length)
     if not owners:
         return {}
-    everything = View(np.arange(len(owners)), len(owners))
-    weights = question.full + question.in_subject
-    scores: Floats = Postings(bodies).match(question.terms, everything).scores(weights)
-    in_name = Postings(names).match(question.terms, everything, b=0.0)
-    scores = scores + NAME_WEIGHT * in_name.scores(weights)
+    scores = _scores(question, np.concatenate(counts), np.concatenate(lengths), owners)
     tiers = _tiers(owners, scores)
     found: dict[str, list[LocatedSymbol]] = {path: [] for path in parsed}
     for at in np.argsort(-scores, kind="stable"):
@@ -107,6 +100,40 @@ def located_symbols(
                 )
             )
     return {path: tuple(symbols) for path, symbols in found.items()}
+
+
+def _body_counts(
+    question: Question, file: WordPlaces, symbols: Sequence[Symbol]
+) -> tuple[Floats, Floats]:
+    """([symbols, terms] how often each term of the question occurs in each body, characters)."""
+    last = len(file.line_starts) - 1
+    first = file.line_starts[np.minimum([symbol.start_line - 1 for symbol in symbols], last)]
+    after = file.line_starts[np.minimum([symbol.end_line for symbol in symbols], last)]
+    counts = np.zeros((len(symbols), len(question.terms)))
+    for at, term in enumerate(question.terms.tolist()):
+        places = file.places_of(term)
+        if len(places):
+            counts[:, at] = np.searchsorted(places, after) - np.searchsorted(places, first)
+    return counts, (after - first).astype(np.float64)
+
+
+def _scores(
+    question: Question, counts: Floats, lengths: Floats, owners: Sequence[tuple[str, Symbol]]
+) -> Floats:
+    """BM25 of the bodies, plus the idf of the words that stand in a symbol's own name."""
+    weights = question.full + question.in_subject
+    holding = (counts > 0).sum(axis=0)
+    idf = np.log1p((len(owners) - holding + 0.5) / (holding + 0.5)) * (holding > 0)
+    share = (lengths / max(float(lengths.mean()), 1.0))[:, None]
+    body = counts * (K1 + 1) / (counts + K1 * (1 - B + B * share))
+    named = np.zeros_like(counts)
+    column = {term: at for at, term in enumerate(question.terms.tolist())}
+    for at, (_, symbol) in enumerate(owners):
+        for term in terms_of(symbol.name):
+            if term in column:
+                named[at, column[term]] = 1.0
+    scores: Floats = (body + NAME_WEIGHT * named) @ (idf * weights)
+    return scores
 
 
 def _tiers(owners: Sequence[tuple[str, Symbol]], scores: Floats) -> list[Tier]:

@@ -5,6 +5,7 @@ are the model's own and sum to the score, the facts come from the scene. Ranks n
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -38,6 +39,7 @@ class Reason:
     """What it added to the score."""
 
 
+@cache
 def group_of(feature: str) -> str:
     """The argument that a feature belongs to."""
     bare = feature.removeprefix("rank_")

@@ -6,6 +6,7 @@ the model comes from the caller, contents from `corpus`, the past from `timeline
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -13,23 +14,26 @@ from typing import Final, Protocol
 import numpy as np
 
 from twin.coding.corpus import Corpus, Scene
-from twin.coding.digest import Repository, digests
+from twin.coding.digest import digests
 from twin.coding.features import FEATURES_VERSION, Matrix, Moment, Question, features
-from twin.coding.index import Cache
+from twin.coding.index import Blobs, Cache, parsed_blobs
 from twin.coding.languages import language_of
 from twin.coding.lexical import Floats
-from twin.coding.precision import LocatedSymbol, symbols_for
+from twin.coding.precision import LocatedSymbol, WordPlaces, located_symbols
 from twin.coding.reasons import Reason, reasons_for
 from twin.coding.replay import Progress, named
 from twin.coding.timeline import Timeline
 from twin.errors import RepositoryError, UsageError
-from twin.records import Commit
+from twin.records import Commit, ParsedFile
 
 MAX_QUESTION: Final = 20_000
 """Characters of a task that are read; longer ones are pasted logs."""
 
 SYMBOL_FILES: Final = 5
 """In how many of the best files symbols are looked for."""
+
+KEPT_FILES: Final = 256
+"""Files whose words are kept between questions: some 100 MB at most in a large repository."""
 
 
 class Model(Protocol):
@@ -70,21 +74,25 @@ class Locator:
     def __init__(
         self,
         *,
-        repository: Repository,
+        repository: Blobs,
         commit_id: str,
         corpus: Corpus,
         files: Mapping[str, str],
+        parsed: Mapping[str, ParsedFile],
         timeline: Timeline,
     ) -> None:
+        """`files`: path to blob id; `parsed`: blob id to what the parser found in it."""
         self._repository = repository
+        self._parsed = parsed
         self.commit_id = commit_id
         self._timeline = timeline
         self._scene = Scene(corpus, files)
+        self._words: OrderedDict[str, WordPlaces] = OrderedDict()
 
     @classmethod
     def at(
         cls,
-        repository: Repository,
+        repository: Blobs,
         tree: Mapping[str, str],
         cache: Cache,
         commits: Sequence[Commit],
@@ -108,6 +116,7 @@ class Locator:
             commit_id=commit_id,
             corpus=corpus,
             files=files,
+            parsed=parsed_blobs(repository, cache, wanted),
             timeline=Timeline(commits),
         )
 
@@ -159,7 +168,10 @@ class Locator:
         symbols: dict[str, tuple[LocatedSymbol, ...]] = {}
         if with_symbols:
             chosen = [self._scene.paths[file] for file in best[:SYMBOL_FILES]]
-            symbols = symbols_for(question, self._repository, self._scene, chosen)
+            blobs = {path: self._scene.files[path] for path in chosen}
+            words = self._words_of(blobs)
+            parsed = {p: self._parsed[blob] for p, blob in blobs.items() if blob in self._parsed}
+            symbols = located_symbols(question, words, parsed)
         files = tuple(
             LocatedFile(
                 path=self._scene.paths[file],
@@ -178,3 +190,25 @@ class Locator:
             files=files,
             seconds=time.perf_counter() - started,
         )
+
+    def texts(self, paths: Sequence[str]) -> dict[str, str]:
+        """The text of each path that can be read, as it is at this commit."""
+        blobs = {path: self._scene.files[path] for path in paths}
+        found = dict(self._repository.blobs(sorted(set(blobs.values()))))
+        return {
+            path: data.decode("utf-8", "surrogateescape")
+            for path, blob in blobs.items()
+            if (data := found.get(blob)) is not None
+        }
+
+    def _words_of(self, blobs: Mapping[str, str]) -> dict[str, WordPlaces]:
+        """Where the words stand in each file; the files asked for lately are kept."""
+        fresh = [path for path, blob in blobs.items() if blob not in self._words]
+        for path, text in self.texts(fresh).items():
+            self._words[blobs[path]] = WordPlaces(text)
+        for blob in blobs.values():
+            if blob in self._words:
+                self._words.move_to_end(blob)
+        while len(self._words) > KEPT_FILES:
+            self._words.popitem(last=False)
+        return {path: self._words[blob] for path, blob in blobs.items() if blob in self._words}

@@ -54,11 +54,16 @@ def is_compound(word: str) -> bool:
     return _COMPOUND.search(word) is not None
 
 
+def split_word(word: str) -> list[str]:
+    """The parts of one word in lower case: `getHTTPName` -> get, http, name."""
+    return [part.lower() for part in _PART.findall(word)]
+
+
 @lru_cache(maxsize=500_000)
 def terms_of(word: str) -> tuple[int, ...]:
     """The terms of one word: its stemmed parts, then the whole if it has several."""
-    parts = _PART.findall(word)
-    terms = [hash_of(_STEMMER.stemWord(part.lower())) for part in parts if len(part) <= MAX_PART]
+    parts = split_word(word)
+    terms = [hash_of(_STEMMER.stemWord(part)) for part in parts if len(part) <= MAX_PART]
     if len(parts) > 1 and len(word) <= MAX_WORD:
         terms.append(whole(word))
     return tuple(terms)

@@ -6,7 +6,7 @@ A file keeps its identity through renames (its line). Knows nothing of contents:
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -38,6 +38,7 @@ class Timeline:
             [Bag.of(count_terms(message.partition("\n")[0])) for message in messages]
         )
         self._lines: dict[str, list[tuple[int, int]]] = {}
+        self._kept: tuple[int, dict[object, Floats]] = (-1, {})
         self._follow(commits)
 
     def _follow(self, commits: Sequence[Commit]) -> None:
@@ -100,6 +101,31 @@ class Timeline:
         return weighted_counts(
             self.touch_lines[:end], weights[self.touch_commits[:end]], self.num_lines + 1
         )
+
+    def decay(self, half_life: float, moment: int) -> Floats:
+        """Per commit before `moment`, 0.5 to the power of its age in half-lives (in commits)."""
+        return self._once(
+            moment,
+            ("decay", half_life),
+            lambda: 0.5 ** ((moment - np.arange(moment)) / half_life),
+        )
+
+    def touches(self, half_life: float, moment: int) -> Floats:
+        """Per line, its decayed number of touches before `moment`."""
+        return self._once(
+            moment,
+            ("touches", half_life),
+            lambda: self.spread(self.decay(half_life, moment), moment),
+        )
+
+    def _once(self, moment: int, key: object, make: Callable[[], Floats]) -> Floats:
+        """Kept while the moment stays the same: a server asks many questions of one moment."""
+        if self._kept[0] != moment:
+            self._kept = (moment, {})
+        kept = self._kept[1]
+        if key not in kept:
+            kept[key] = make()
+        return kept[key]
 
     def last_touch(self, moment: int) -> Ints:
         """Per line, the position of the last commit before `moment` that touched it, or -1."""
