@@ -126,7 +126,8 @@ def digests(
     """The digests of many blobs (`wanted`: blob id to language), from the cache or made now.
 
     A blob that is missing, too large or unreadable gets an empty digest: it can still be found by
-    its path and its history. Interrupted, the next call goes on from the last batch written.
+    its path and its history. What git did not give is not kept: a partial clone may fetch it yet.
+    Interrupted, the next call goes on from the last batch written.
     """
     found: dict[str, Digest] = {}
     by_language: dict[str, list[str]] = {}
@@ -145,8 +146,9 @@ def digests(
     for done, (blob, data) in enumerate(repository.blobs(missing, max_bytes=MAX_BYTES), start=1):
         language = wanted[blob]
         found[blob] = Digest(language=language) if data is None else digest_of(data, language)
-        batch.setdefault(language, {})[blob] = _ENCODER.encode(found[blob])
-        pending += len(data or b"")
+        if data is not None:
+            batch.setdefault(language, {})[blob] = _ENCODER.encode(found[blob])
+            pending += len(data)
         if pending >= BATCH_BYTES:
             _write(cache, batch)
             batch, pending = {}, 0
