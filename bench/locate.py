@@ -44,7 +44,7 @@ from twin.observe.mine import mine
 from twin.records import RankedTask, Task
 from twin.specialists.relevance import Card, RelevanceModel, default_model
 from twin.store.database import open_store
-from twin.train.recipes import MIN_TASKS, fit_best, weight_of
+from twin.train.recipes import MIN_TASKS, fit_best, weights_of
 from twin.train.relevance import Rows, fit_linear, fit_trees, sampled
 
 FITTED_ROUNDS, FITTED_RATE = 150, 0.04
@@ -169,7 +169,8 @@ def fitted_together(
 ) -> tuple[RelevanceModel, RelevanceModel]:
     """(LambdaMART grown on the shipped model, the linear floor), from all train parts."""
     tasks = [task for repository in repositories for task in repository.train]
-    rows = Rows.of(tasks, 0, [weight_of(task) for task in tasks])
+    weights = [weight for repository in repositories for weight in weights_of(repository.train)]
+    rows = Rows.of(tasks, 0, weights)
     card = Card(trained_on=tuple(r.name for r in repositories), num_tasks=len(tasks))
     trees = fit_trees(rows, card, rounds=FITTED_ROUNDS, learning_rate=FITTED_RATE, start=default)
     return trees, fit_linear(rows, card)

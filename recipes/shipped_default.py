@@ -13,8 +13,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from twin.coding.git import GitRepository
 from twin.coding.history import read_history
 from twin.coding.replay import Replayed, replay
@@ -24,6 +22,7 @@ from twin.curate.tasks import localisation_tasks
 from twin.observe.mine import mine
 from twin.specialists.relevance import Card
 from twin.store.database import open_store
+from twin.train.recipes import weights_of
 from twin.train.relevance import Rows, fit_trees
 
 
@@ -41,9 +40,7 @@ def replayed(clone: Path, work: Path, num_tasks: int) -> list[Replayed]:
         tasks = localisation_tasks(mined, name, repository.tree)[-num_tasks:]
         (work / "store").mkdir(exist_ok=True)
         with open_store(work / "store") as store:
-            rows = list(
-                replay(repository, repository.tree, store.blobs, Timeline(commits), tasks)
-            )
+            rows = list(replay(repository, repository.tree, store.blobs, Timeline(commits), tasks))
         kept.write_bytes(pickle.dumps(rows, protocol=5))
         print(f"{name}: {len(rows)} tasks in {time.perf_counter() - started:.0f} s", flush=True)
         return rows
@@ -54,14 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("clones", nargs="+", type=Path, metavar="CLONE")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--tasks", type=int, default=600, help="newest tasks of each repository")
-    parser.add_argument("--rounds", type=int, default=400, help="trees to grow")
+    parser.add_argument("--tasks", type=int, default=500, help="newest tasks of each repository")
+    parser.add_argument("--rounds", type=int, default=320, help="trees to grow")
     parser.add_argument("--learning-rate", type=float, default=0.06)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     given.work.mkdir(parents=True, exist_ok=True)
-    tasks = [row for clone in given.clones for row in replayed(clone, given.work, given.tasks)]
-    rows = Rows.of(tasks, given.seed, [np.sqrt(task.task.weight) for task in tasks])
+    tasks: list[Replayed] = []
+    weights: list[float] = []
+    for clone in given.clones:
+        own = replayed(clone, given.work, given.tasks)
+        tasks += own
+        weights += weights_of(own)
+    rows = Rows.of(tasks, given.seed, weights)
     card = Card(
         trained_on=tuple(sorted({task.task.repository for task in tasks})),
         num_tasks=len(tasks),

@@ -77,19 +77,24 @@ def fit_best(
     earlier, later = ordered[:cut], ordered[cut:]
     repositories = tuple(sorted({task.task.repository for task in tasks}))
     card = Card(trained_on=(*default.card.trained_on, *repositories), num_tasks=len(tasks))
-    rows = Rows.of(earlier, seed, [weight_of(task) for task in earlier])
+    rows = Rows.of(earlier, seed, weights_of(earlier))
     inner = {"default": mean_recall(default, later)}
     for name, recipe in RECIPES.items():
         inner[name] = mean_recall(recipe(rows, card, default, seed, progress), later)
     best = max(RECIPES, key=lambda name: inner[name])
-    everything = Rows.of(ordered, seed, [weight_of(task) for task in ordered])
+    everything = Rows.of(ordered, seed, weights_of(ordered))
     model = RECIPES[best](everything, card, default, seed, progress)
     return Fitted(model=model, recipe=best, inner=inner)
 
 
-def weight_of(task: Replayed) -> float:
-    """How much a task counts: its message's score, damped, for a poor message still shows files."""
-    return float(np.sqrt(task.task.weight))
+def weights_of(tasks: Sequence[Replayed]) -> list[float]:
+    """How much each of one repository's tasks counts, oldest first: from 0.5 to 1.5 by age.
+
+    What is asked next comes after all of these, and the latest resemble it most: they have as much
+    history behind them.
+    """
+    count = max(len(tasks), 1)
+    return [0.5 + at / count for at in range(len(tasks))]
 
 
 def mean_recall(model: RelevanceModel, tasks: Sequence[Replayed]) -> float:
