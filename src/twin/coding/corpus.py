@@ -7,7 +7,6 @@ features are made of. Does not know the past (`timeline`) nor the task (`feature
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,7 @@ from twin.coding.languages import language_of
 from twin.coding.lexical import Bag, Floats, Hits, Ints, Postings, View, weighted_counts
 from twin.coding.paths import role_of
 from twin.coding.text import count_terms, terms_of
-
-_EMPTY: Final = Digest()
+from twin.records import Import
 
 
 class Corpus:
@@ -63,7 +61,9 @@ class Corpus:
             carried = set(fresh)
             resolved = resolve_imports(
                 {
-                    path: self.digests[self.row[blob]] if path in carried else _bare(path)
+                    path: _importing(path, self.digests[self.row[blob]].imports)
+                    if path in carried
+                    else _importing(path)
                     for path, blob in files.items()
                 }
             )
@@ -72,8 +72,10 @@ class Corpus:
         return {path: known[path, blob] for path, blob in files.items()}
 
 
-def _bare(path: str) -> Digest:
-    return Digest(language=language_of(path) or "")
+def _importing(path: str, imports: tuple[Import, ...] = ()) -> Digest:
+    """A file as the resolver sees it. The language is the path's: one content, such as the empty
+    one, may stand in files of several languages, and a blob has but one digest."""
+    return Digest(language=language_of(path) or "", imports=imports)
 
 
 class Scene:
