@@ -103,7 +103,8 @@ def build_snapshot(
     """
     tree = repository.tree(commit_id)
     files = {path: tree[path] for path in sorted(tree)}
-    languages = {path: language for path in files if (language := _language_to_parse(path))}
+    known = {path: language for path in files if (language := language_of(path))}
+    languages = {path: known[path] for path in known if role_of(path) != "vendored"}
     wanted = {(files[path], language) for path, language in languages.items()}
     payloads, outlines = _outlined(repository, blobs, wanted, progress)
     readable = {
@@ -116,7 +117,7 @@ def build_snapshot(
         files=files,
         parsed=ParsedFiles({path: payloads[key] for path, key in readable.items()}),
         imports=resolve_imports({path: outlines[key] for path, key in readable.items()}),
-        num_skipped=len(languages) - len(readable),
+        num_skipped=len(known) - len(readable),
     )
 
 
@@ -207,11 +208,6 @@ def _write(blobs: Cache, batch: Mapping[str, Mapping[str, bytes]]) -> None:
 
 def _kind(language: str) -> str:
     return f"parsed-{language}"
-
-
-def _language_to_parse(path: str) -> str | None:
-    language = language_of(path)
-    return None if language is None or role_of(path) == "vendored" else language
 
 
 def unreadable(data: bytes) -> str | None:
