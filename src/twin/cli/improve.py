@@ -10,6 +10,7 @@ from twin.cli.door import Door, json_option, pass_door, path_argument
 from twin.errors import Refused
 
 COLUMNS = ("recall@1", "recall@5", "recall@10", "mrr", "all@5")
+"""Of the gate's figures, those that fit on a line. All lie between 0 and 1."""
 
 if TYPE_CHECKING:
     from twin.cycle import Improvement
@@ -80,7 +81,9 @@ def _serving(found: "Improvement") -> str:
     name = "the shipped model" if found.in_service == "default" else found.in_service
     if found.promoted:
         return f"{name}, better than all it was compared with."
-    return f"{name}." if found.candidate is None else f"{name}, as before. {found.reason}"
+    if found.candidate is None or any(each["reason"] in found.reason for each in found.verdicts):
+        return f"{name}, as before."
+    return f"{name}. {found.reason}"
 
 
 def _time(found: "Improvement") -> str:

@@ -73,9 +73,9 @@ def _files(located: "Located", explain: bool) -> None:
             for reason in file.reasons
         ]
         first = reasons[0] if reasons else ""
-        rows.append((rank, file.path, f"{100 * file.share:.0f} %", first))
+        rows.append((f"{rank:4}", file.path, f"{100 * file.share:.0f} %", first))
         if explain:
-            rows.extend((None, "", "", reason) for reason in reasons[1:])
+            rows.extend(("", "", "", reason) for reason in reasons[1:])
     show.table("Files", ("rank", "file", "share", "why"), rows)
 
 
