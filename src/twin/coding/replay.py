@@ -49,6 +49,7 @@ def replay(
     tasks: Sequence[Task],
     *,
     candidate: Callable[[str], bool] = lambda path: language_of(path) is not None,
+    max_blobs: int = MAX_BLOBS,
     progress: Progress | None = None,
 ) -> Iterator[Replayed]:
     """The rows of every task whose commit the timeline knows and whose targets are candidates.
@@ -56,7 +57,7 @@ def replay(
     Holds the contents of a bounded part of the history at a time; yields in the order of `tasks`.
     """
     done = 0
-    for part in _parts(tasks, trees, candidate):
+    for part in _parts(tasks, trees, candidate, max_blobs):
         wanted = {
             blob: language_of(path) or "" for files in part.values() for path, blob in files.items()
         }
@@ -92,14 +93,15 @@ def replay_one(
 
 
 def _parts(
-    tasks: Sequence[Task], trees: Trees, candidate: Callable[[str], bool]
+    tasks: Sequence[Task], trees: Trees, candidate: Callable[[str], bool], max_blobs: int
 ) -> Iterator[dict[int, dict[str, str]]]:
-    """Runs of tasks (index to candidate files) that share at most `MAX_BLOBS` contents."""
+    """Runs of tasks (index to candidate files) that share at most `max_blobs` contents; a single
+    task may hold more."""
     part: dict[int, dict[str, str]] = {}
     blobs: set[str] = set()
     for at, task in enumerate(tasks):
         files = {p: blob for p, blob in trees(task.parent_id).items() if candidate(p)}
-        if part and len(blobs.union(files.values())) > MAX_BLOBS:
+        if part and len(blobs.union(files.values())) > max_blobs:
             yield part
             part, blobs = {}, set()
         part[at] = files
