@@ -7,11 +7,11 @@ Every ranker is asked the same held-out tasks, each at its own moment: candidate
 files at the task's parent, features see only commits before it. Recall@k is the mean share of a
 task's targets among the first k; all@5 the share of tasks with every target among the first 5.
 
-`fitted` is one model for all given repositories: the shipped one with further trees, grown on the
-train part of each. `own` is what `twin improve` would make of each repository alone. The shipped
-model must never have seen a repository that it is judged on: the bench refuses to go on if its card
-names one. FILE is JSON lines (gzip or plain) with repository, commit, parent, time, split, query,
-targets, num_source_files. The last line is JSON.
+`fitted` is what `twin improve` would make of each repository alone: the shipped model with further
+trees, grown on the train part of that repository. `together` is one such model for all of them. The
+shipped model must never have seen a repository that it is judged on: the bench refuses to go on if
+its card names one (with --heldout it says so). FILE is JSON lines (gzip or plain) with repository,
+commit, parent, time, split, query, targets, num_source_files. The last line is JSON.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from twin.store.database import open_store
 from twin.train.recipes import MIN_TASKS, fit_best, weights_of
 from twin.train.relevance import Rows, fit_linear, fit_trees, sampled
 
-FITTED_ROUNDS, FITTED_RATE = 150, 0.04
+TOGETHER_ROUNDS, TOGETHER_RATE = 160, 0.04
 SHOWN = ("recall@1", "recall@5", "recall@10", "mrr", "all@5")
 
 
@@ -172,7 +172,9 @@ def fitted_together(
     weights = [weight for repository in repositories for weight in weights_of(repository.train)]
     rows = Rows.of(tasks, 0, weights)
     card = Card(trained_on=tuple(r.name for r in repositories), num_tasks=len(tasks))
-    trees = fit_trees(rows, card, rounds=FITTED_ROUNDS, learning_rate=FITTED_RATE, start=default)
+    trees = fit_trees(
+        rows, card, rounds=TOGETHER_ROUNDS, learning_rate=TOGETHER_RATE, start=default
+    )
     return trees, fit_linear(rows, card)
 
 
@@ -271,13 +273,13 @@ def compare(
         "bm25": bm25,
         "linear": scorer(floor),
         "default": scorer(default),
-        "fitted": scorer(together),
+        "together": scorer(together),
     }
-    ranked: dict[str, list[RankedTask]] = {name: [] for name in (*shared, "own")}
+    ranked: dict[str, list[RankedTask]] = {name: [] for name in (*shared, "fitted")}
     for repository in repositories:
         alone = scorer(fitted_alone(repository, default))
         for task in repository.holdout:
-            for name, ask in {**shared, "own": alone}.items():
+            for name, ask in {**shared, "fitted": alone}.items():
                 ranked[name].append(rank(task, ask(task)))
     figures = table("Pooled", ranked)
     for repository in repositories:
@@ -289,7 +291,7 @@ def compare(
             table(repository.name, own)
     fit = FitConfig()
     print("\nFitted against the others, points of recall@5 [95 % interval]")
-    for name in ("bm25", "linear", "default", "own"):
+    for name in ("bm25", "linear", "default", "together"):
         gain = difference(pair(ranked["fitted"], ranked[name]), "recall@5", fit=fit)
         print(
             f"  {name:10}{gain.value * 100:+6.1f} [{gain.low * 100:+.1f}, {gain.high * 100:+.1f}]"

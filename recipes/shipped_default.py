@@ -8,6 +8,7 @@ at a time: none of them may be one that the published figures are measured on.
 """
 
 import argparse
+import hashlib
 import pickle
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from twin.coding.timeline import Timeline
 from twin.config import MineConfig
 from twin.curate.tasks import localisation_tasks
 from twin.observe.mine import mine
-from twin.specialists.relevance import Card
+from twin.specialists.relevance import Card, RelevanceModel
 from twin.store.database import open_store
 from twin.train.recipes import weights_of
 from twin.train.relevance import Rows, fit_trees
@@ -44,6 +45,31 @@ def replayed(clone: Path, work: Path, num_tasks: int) -> list[Replayed]:
         kept.write_bytes(pickle.dumps(rows, protocol=5))
         print(f"{name}: {len(rows)} tasks in {time.perf_counter() - started:.0f} s", flush=True)
         return rows
+
+
+def card_text(model: RelevanceModel, num_rows: int) -> str:
+    """The model card that lies beside the model."""
+    data = model.to_bytes()
+    repositories = "\n".join(f"- {name}" for name in model.card.trained_on)
+    return f"""# The relevance model in the package
+
+Ranks the files of a repository for a task. Written by `recipes/shipped_default.py`.
+
+| | |
+| --- | --- |
+| kind | {model.card.notes} |
+| trained on | {model.card.num_tasks} tasks ({num_rows} sampled rows), the newest of each repository below |
+| task | a commit message, cleaned of numbers, links, paths and file names |
+| answer | the source files that the commit changed and that existed before it |
+| features | version {model.features_version}, {len(model.features)} columns |
+| bytes | {len(data)}, sha256 {hashlib.sha256(data).hexdigest()} |
+
+It holds thresholds on feature values and nothing else of these repositories: no code, no names, no
+messages. Figures on repositories that it never saw are in `bench/RESULTS.md`. Commit messages are
+written after the change; tasks put by people beforehand are harder.
+
+{repositories}
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_bytes(model.to_bytes())
+    given.out.with_suffix(".md").write_text(card_text(model, len(rows.is_target)))
     print(f"{given.out}: {len(tasks)} tasks, {len(rows.is_target)} rows")
 
 

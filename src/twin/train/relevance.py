@@ -32,7 +32,6 @@ LINEAR_FEATURES: Final = (
 TREES: Final = {
     "objective": "lambdarank",
     "num_leaves": 15,
-    "min_data_in_leaf": 40,
     "feature_fraction": 0.4,
     "bagging_fraction": 0.7,
     "bagging_freq": 1,
@@ -160,6 +159,7 @@ def fit_trees(
     learning_rate: float = 0.05,
     seed: int = 0,
     start: RelevanceModel | None = None,
+    min_data_in_leaf: int = 40,
     progress: Progress | None = None,
 ) -> RelevanceModel:
     """LambdaMART (Burges 2010) over the rows; with `start`, further trees on top of that model's.
@@ -185,7 +185,12 @@ def fit_trees(
             progress("growing trees", environment.iteration + 1, environment.end_iteration)
 
     booster = lightgbm.train(
-        {**TREES, "learning_rate": learning_rate, "seed": seed},
+        {
+            **TREES,
+            "learning_rate": learning_rate,
+            "seed": seed,
+            "min_data_in_leaf": min_data_in_leaf,
+        },
         data,
         rounds,
         init_model=None if start is None else lightgbm.Booster(model_str=start.trees),
