@@ -7,7 +7,7 @@ what a language looks like is in `grammars`. Does not read repositories and reso
 
 import re
 from bisect import bisect_right
-from collections import Counter
+from collections import defaultdict
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -26,7 +26,7 @@ __all__ = [
     "parse",
 ]
 
-PARSER_VERSION: Final = 2
+PARSER_VERSION: Final = 3
 """Raise with every change of what `parse` or `encode` return: cached results are then made anew."""
 
 MAX_SIGNATURE: Final = 300
@@ -43,12 +43,13 @@ depth, and code that people write stays below a hundred levels."""
 LONG_FILE: Final = 20_000
 """Bytes above which a file is searched for runs of punctuation; shorter ones cannot take long."""
 
+# Lower case and no `\b` in front: only so can `re` skip ahead to the possible first letters.
 _REASON: Final = re.compile(
-    r"\b(?:because|since|so that|otherwise|due to|in order to|on purpose|deliberate(?:ly)?"
+    r"(?:because|since|so that|otherwise|due to|in order to|on purpose|deliberate(?:ly)?"
     r"|intentional(?:ly)?|rationale|reasons?|why|note|nb|n\.b\.|hack|kludge|work[- ]?around"
     r"|caveat|careful|warning|important|beware|must not|do not|don't|instead of|avoids?|prevents?"
-    r"|unfortunately|backwards? compat\w*|legacy|fixme|todo|xxx|see (?:also|issue|#|https?))\b",
-    re.IGNORECASE,
+    r"|unfortunately|backwards? compat\w*|legacy|fixme|todo|xxx|see (?:also|issue|#\d+|https?))"
+    r"(?!\w)"
 )
 _MARKERS: Final = re.compile(
     r"^[ \t]*(?:#+[:!]?|//+!?|/\*[*!]*|\*+/?)[ \t]?|\*+/[ \t]*$", re.MULTILINE
@@ -148,7 +149,7 @@ class _Reading:
         self.language = language
         self.defined: dict[int, tuple[int, _Definition]] = {}
         self.outer: dict[int, Node] = {}
-        self.references: Counter[bytes] = Counter()
+        self.references: defaultdict[bytes, int] = defaultdict(int)
         self.imports: list[Import] = []
         self.comments: list[tuple[int, int]] = []
 
@@ -286,9 +287,9 @@ class _Reading:
     def _rationale(self) -> tuple[str, ...]:
         found: dict[str, None] = {}
         for start, end in self.comments:
-            text = _comment_text(self.source[start:end], MAX_RATIONALE)
-            if _REASON.search(text):
-                found[text] = None
+            comment = self.source[start:end]
+            if _gives_reason(_text(comment[: MAX_RATIONALE * 2])):
+                found[_comment_text(comment, MAX_RATIONALE)] = None
                 if len(found) == MAX_RATIONALES:
                     break
         return tuple(found)
@@ -298,6 +299,13 @@ class _Reading:
         return tuple(
             Reference(name=_text(name), count=count) for name, count in ranked[:MAX_REFERENCES]
         )
+
+
+def _gives_reason(text: str) -> bool:
+    text = text.lower()
+    return any(
+        not text[found.start() - 1 : found.start()].isalnum() for found in _REASON.finditer(text)
+    )
 
 
 def _kind(kind: str) -> SymbolKind:

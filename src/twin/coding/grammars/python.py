@@ -67,7 +67,8 @@ def grammar() -> Grammar:
 
 def read_import(text: str) -> list[RawImport]:
     """Reads any import statement. Broken ones give what can be read of them."""
-    text = _COMMENT_OR_FOLD.sub(" ", text)
+    if "#" in text or "\\" in text:
+        text = _COMMENT_OR_FOLD.sub(" ", text)
     if text.startswith("import"):
         modules = ("".join(part.split(" as ")[0].split()) for part in text[6:].split(","))
         return [(module, (), 0) for module in modules if module]
