@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from twin.config import FitConfig
-from twin.gate.report import Report, Section, build_report, render_html, write_report
+from twin.gate.plots import over_time
+from twin.gate.report import Ranker, Report, Section, build_report, render_html, write_report
 from twin.gate.verdict import judge
 
 FIT = FitConfig(bootstrap_rounds=200)
@@ -212,3 +213,16 @@ def test_a_hundred_repositories_still_make_a_page(ranked) -> None:
         for name, rank in {"relevance-1": 1, "bm25": 3}.items()
     }
     assert "owner/99" in render_html(report_of(rankers))
+
+
+@pytest.mark.parametrize("months", [1, 7, 23, 31, 34, 35, 60, 170])
+def test_the_axis_of_time_has_ticks_for_every_span(months: int) -> None:
+    end = 1_700_000_000 + months * 2_630_000
+    ranker = Ranker(
+        name="relevance-1",
+        role="candidate",
+        curve=(0.5,),
+        rolling=((1_700_000_000, 0.5), (end, 0.6)),
+        figures=None,
+    )
+    assert over_time([ranker]).lstrip().startswith("<")

@@ -84,7 +84,8 @@ def over_time(rankers: Sequence["Ranker"]) -> str:
             moments = dates.date2num([datetime.fromtimestamp(t, tz=UTC) for t, _ in ranker.rolling])
             values = [100 * value for _, value in ranker.rolling]
             axes.plot(moments, values, dash, color=colour, linewidth=width)
-        locator = dates.AutoDateLocator(minticks=3, maxticks=6)
+        # With three or more, 31 to 35 months have no interval of months that is wide enough.
+        locator = dates.AutoDateLocator(minticks=2, maxticks=6)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
         axes.set(ylabel="mean recall, %", ylim=(0, 101))
