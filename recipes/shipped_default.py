@@ -58,7 +58,7 @@ Ranks the files of a repository for a task. Written by `recipes/shipped_default.
 | | |
 | --- | --- |
 | kind | {model.card.notes} |
-| trained on | {model.card.num_tasks} tasks ({num_rows} sampled rows), the newest of each repository below |
+| trained on | the newest tasks of each repository below: {model.card.num_tasks}, {num_rows} rows |
 | task | a commit message, cleaned of numbers, links, paths and file names |
 | answer | the source files that the commit changed and that existed before it |
 | features | version {model.features_version}, {len(model.features)} columns |
