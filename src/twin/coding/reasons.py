@@ -15,15 +15,15 @@ from twin.coding.features import Question
 from twin.coding.text import WORD, terms_of
 
 MOST: Final = 3
-_GROUPS: Final = (
+_GROUPS: Final = (  # the first that fits
     ("names", ("symbols", "names", "compound_symbols")),
     ("path", ("path", "stem_", "rank_path")),
     ("text", ("text", "window", "cover", "compound_text", "prose", "calls")),
     ("chain", ("chain", "task_chain")),
     ("messages", ("message_", "subject_", "rare_")),
     ("activity", ("touched", "since_touch", "hours_since", "age")),
-    ("imports", ("import", "promise_of_imp")),
     ("tests", ("mirrored", "promise_of_tests", "importing_tests")),
+    ("imports", ("import", "promise_of_imp")),
     ("folder", ("folder",)),
     ("kind", ("is_", "num_", "share_of_longest", "task_")),
 )
@@ -91,13 +91,19 @@ def _wording(
     if group == "activity":
         return _touched(values)
     if group == "imports":
-        importers = round(float(np.expm1(values["importers"])))
-        return f"imported by {importers} source files" if importers else "near matching files"
+        return _imported(values)
     if group == "tests":
         return "its tests match" if values["mirrored_test"] + values["promise_of_tests"] > 0 else ""
     if group == "folder":
         return "its folder matches" if values["folder_best"] > 0.3 else ""
     return "is source code of a fitting size" if values["is_source"] else ""
+
+
+def _imported(values: dict[str, float]) -> str:
+    importers = round(float(np.expm1(values["importers"])))
+    if importers:
+        return f"imported by {importers} source file{'s' if importers > 1 else ''}"
+    return "imports matching files" if values["promise_of_imports"] > 0 else ""
 
 
 def _touched(values: dict[str, float]) -> str:

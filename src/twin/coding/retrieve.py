@@ -61,6 +61,7 @@ class Answer:
     """What one task was answered."""
 
     task: str
+    """What was read of it: at most `MAX_QUESTION` characters."""
     commit_id: str
     num_candidates: int
     num_source_files: int
@@ -137,7 +138,8 @@ class Locator:
         Raises UsageError for a task without a word, ValueError for a model with other features.
         """
         started = time.perf_counter()
-        question = Question(task[:MAX_QUESTION].strip())
+        task = task.lstrip()[:MAX_QUESTION]
+        question = Question(task.rstrip())
         if not len(question.terms):
             raise UsageError("The task has no word to search for. Describe it in a sentence.")
         moment = Moment(
