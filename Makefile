@@ -20,7 +20,7 @@ help: ## this list
 setup: $(VENV)/.installed-dev ## everything for development, into .venv
 
 demo: $(VENV)/.installed ## learn REPO (default: this checkout), judge, and answer TASK
-	$(BIN)/twin improve "$(REPO)"
+	$(BIN)/twin improve "$(REPO)" || [ $$? -eq 1 ] # 1: the candidate was refused, an answer too
 	$(BIN)/twin --repo "$(REPO)" locate "$(TASK)"
 
 test: $(VENV)/.installed-dev ## the quick tests
