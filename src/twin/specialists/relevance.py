@@ -6,6 +6,7 @@ of a model, prediction, and what each feature gave to a score. Training is `trai
 business; what the features mean is decided where they are made.
 """
 
+import os
 import zlib
 from functools import cached_property
 from importlib import resources
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.errors import StoreCorrupt, StoreTooNew
+from twin.specialists.trees import Forest
 
 if TYPE_CHECKING:
     import lightgbm
@@ -26,6 +28,10 @@ MODEL: Final = "relevance"
 FORMAT: Final = 1
 _MAGIC: Final = b"twin-relevance\0"
 _DEFAULT: Final = ("twin.specialists", "data/relevance-default.bin")
+
+MANY_ROWS: Final = 500
+"""From here on a second thread saves more than it costs to start."""
+_THREADS: Final = min(4, os.cpu_count() or 1)
 
 Matrix = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -46,6 +52,12 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     notes: str = ""
 
 
+class _Stamp(msgspec.Struct, frozen=True):
+    """The one thing that every format of a model says of itself."""
+
+    format: int = FORMAT
+
+
 class RelevanceModel(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A ranker of files. Immutable; equal bytes are equal models."""
 
@@ -64,17 +76,18 @@ class RelevanceModel(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if not data.startswith(_MAGIC):
             raise StoreCorrupt("This is no relevance model. Run `twin improve` to make one.")
         try:
-            model = msgspec.msgpack.decode(zlib.decompress(data[len(_MAGIC) :]), type=cls)
+            packed = zlib.decompress(data[len(_MAGIC) :])
+            newest = msgspec.msgpack.decode(packed, type=_Stamp).format
+            if newest > FORMAT:  # asked first: what a later format holds may not be readable here
+                raise StoreTooNew(
+                    f"The relevance model has format {newest}, this program reads {FORMAT}. "
+                    "Install a newer version of cognitive-twin."
+                )
+            return msgspec.msgpack.decode(packed, type=cls)
         except (zlib.error, msgspec.DecodeError) as error:
             raise StoreCorrupt(
                 f"The relevance model is damaged ({error}). Run `twin improve` to make a new one."
             ) from error
-        if model.format > FORMAT:
-            raise StoreTooNew(
-                f"The relevance model has format {model.format}, this program reads {FORMAT}. "
-                "Install a newer version of cognitive-twin."
-            )
-        return model
 
     def to_bytes(self) -> bytes:
         return _MAGIC + zlib.compress(msgspec.msgpack.encode(self), 9)
@@ -91,16 +104,16 @@ class RelevanceModel(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         columns = self._columns(names, values)
         if self.kind == "linear":
             return columns.astype(np.float64) @ self._weights
-        return np.asarray(self._booster.predict(columns, num_threads=1), np.float64)
+        threads = _THREADS if len(columns) >= MANY_ROWS else 1
+        return np.asarray(self._booster.predict(columns, num_threads=threads), np.float64)
 
     def contributions(self, names: tuple[str, ...], values: Matrix) -> list[dict[str, float]]:
-        """Per row, what each feature added to the score (for trees: Shapley values)."""
+        """Per row, what each feature added to the score; `trees` says how it is shared out."""
         columns = self._columns(names, values)
         if self.kind == "linear":
             parts = columns.astype(np.float64) * self._weights
         else:
-            shares = self._booster.predict(columns, num_threads=1, pred_contrib=True)
-            parts = np.asarray(shares, np.float64)[:, :-1]  # the last column is the base value
+            parts = self._forest.contributions(columns.astype(np.float64))
         return [dict(zip(self.features, map(float, row), strict=True)) for row in parts]
 
     def _columns(self, names: tuple[str, ...], values: Matrix) -> Matrix:
@@ -116,6 +129,10 @@ class RelevanceModel(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def _weights(self) -> Floats:
         weights = self.linear.weights if self.linear else {}
         return np.array([weights.get(name, 0.0) for name in self.features])
+
+    @cached_property
+    def _forest(self) -> Forest:
+        return Forest.parse(self.trees)
 
     @cached_property
     def _booster(self) -> "lightgbm.Booster":
