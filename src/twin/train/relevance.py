@@ -101,8 +101,10 @@ def _sample(task: Replayed, rng: np.random.Generator) -> NDArray[np.int64]:
     if len(sources) > MAX_SOURCES + MAX_OTHERS:
         promise = np.sum([column[name][sources] for name in PROMISING], axis=0)
         order = np.argsort(-(promise + 100 * task.is_target[sources]), kind="stable")
-        others = rng.choice(order[MAX_SOURCES:], MAX_OTHERS, replace=False)
-        sources = sources[np.concatenate([order[:MAX_SOURCES], others])]
+        first = max(MAX_SOURCES, int(task.is_target.sum()))
+        others = order[first:]
+        others = rng.choice(others, min(MAX_OTHERS, len(others)), replace=False)
+        sources = sources[np.concatenate([order[:first], others])]
     return np.sort(np.concatenate([sources, rest]))
 
 
@@ -164,13 +166,13 @@ def fit_trees(
 ) -> RelevanceModel:
     """LambdaMART (Burges 2010) over the rows; with `start`, further trees on top of that model's.
 
-    Raises ValueError where `start` reads other features.
+    Raises ValueError where `start` is linear or reads other features.
     """
     import lightgbm
 
     names = rows.names if start is None else start.features
-    if start is not None and not start.fits(FEATURES_VERSION, rows.names):
-        raise ValueError("The model to start from reads other features.")
+    if start is not None and not (start.trees and start.fits(FEATURES_VERSION, rows.names)):
+        raise ValueError("The model to start from has no trees or reads other features.")
     columns = [rows.names.index(name) for name in names]
     data = lightgbm.Dataset(
         rows.values[:, columns],
