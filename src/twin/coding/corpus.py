@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from twin.coding.digest import FIELDS, Digest, Packed
 from twin.coding.graph import mirrored_tests, resolve_imports
 from twin.coding.languages import language_of
-from twin.coding.lexical import Bag, Floats, Hits, Ints, Postings, View, weighted_counts
+from twin.coding.lexical import B, Bag, Floats, Hits, Ints, Postings, View, weighted_counts
 from twin.coding.paths import role_of
 from twin.coding.text import count_terms, terms_of
 from twin.records import Import
@@ -90,6 +90,7 @@ class Scene:
         self.rows = rows
         distinct, self._document = np.unique(rows, return_inverse=True)
         self.view = View(distinct, len(corpus.blobs))
+        self._matched: dict[tuple[str, float], tuple[Ints, Hits]] = {}
         starts, ends = corpus.window_starts[distinct], corpus.window_starts[distinct + 1]
         self._window_sizes = ends - starts
         self._window_view = View(_ranges(starts, ends), int(corpus.window_starts[-1]))
@@ -105,8 +106,14 @@ class Scene:
     def num_source_files(self) -> int:
         return int(self.is_source.sum())
 
-    def match(self, field: str, terms: Ints, b: float = 0.75) -> Hits:
-        return self.corpus.fields[field].match(terms, self.view, b)
+    def match(self, field: str, terms: Ints, b: float = B) -> Hits:
+        """Where `terms` occur in a field. Asked again with the same array, it remembers: an answer
+        and its reasons ask the same."""
+        known = self._matched.get((field, b))
+        if known is None or known[0] is not terms:
+            known = terms, self.corpus.fields[field].match(terms, self.view, b)
+            self._matched[field, b] = known
+        return known[1]
 
     def match_windows(self, terms: Ints) -> Hits:
         return self.corpus.windows.match(terms, self._window_view)

@@ -18,7 +18,7 @@ from twin.coding.digest import digests
 from twin.coding.features import FEATURES_VERSION, Matrix, Moment, Question, features
 from twin.coding.index import Blobs, Cache, parsed_blobs
 from twin.coding.languages import language_of
-from twin.coding.lexical import Floats
+from twin.coding.lexical import Floats, Ints
 from twin.coding.precision import LocatedSymbol, WordPlaces, located_symbols
 from twin.coding.reasons import Reason, reasons_for
 from twin.coding.replay import Progress, named
@@ -32,6 +32,9 @@ MAX_QUESTION: Final = 20_000
 SYMBOL_FILES: Final = 5
 """In how many of the best files symbols are looked for."""
 
+SHORTLIST: Final = 200
+"""Files that are scored in full; the rest cannot come near the top (`RelevanceModel.shortlist`)."""
+
 KEPT_FILES: Final = 256
 """Files whose words are kept between questions: some 100 MB at most in a large repository."""
 
@@ -41,6 +44,7 @@ class Model(Protocol):
 
     def fits(self, features_version: int, names: tuple[str, ...]) -> bool: ...
     def scores(self, names: tuple[str, ...], values: Matrix) -> Floats: ...
+    def shortlist(self, names: tuple[str, ...], values: Matrix, size: int) -> Ints: ...
     def contributions(self, names: tuple[str, ...], values: Matrix) -> list[dict[str, float]]: ...
 
 
@@ -150,7 +154,9 @@ class Locator:
         names, values = features(question, self._scene, self._timeline, moment)
         if not model.fits(FEATURES_VERSION, names):
             raise ValueError("The model reads other features than this version makes.")
-        scores = model.scores(names, values)
+        listed = model.shortlist(names, values, max(SHORTLIST, 2 * limit))
+        scores = np.full(len(values), -np.inf)
+        scores[listed] = model.scores(names, values[listed])
         best = np.argsort(-scores, kind="stable")[:limit]
         odds = np.exp(scores - scores.max())
         reasons: list[tuple[Reason, ...]] = [()] * len(best)

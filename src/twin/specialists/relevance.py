@@ -6,7 +6,6 @@ of a model, prediction, and what each feature gave to a score. Training is `trai
 business; what the features mean is decided where they are made.
 """
 
-import os
 import zlib
 from functools import cached_property
 from importlib import resources
@@ -29,9 +28,7 @@ FORMAT: Final = 1
 _MAGIC: Final = b"twin-relevance\0"
 _DEFAULT: Final = ("twin.specialists", "data/relevance-default.bin")
 
-MANY_ROWS: Final = 500
-"""From here on a second thread saves more than it costs to start."""
-_THREADS: Final = min(4, os.cpu_count() or 1)
+FIRST_TREES: Final = 60
 
 Matrix = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -104,8 +101,19 @@ class RelevanceModel(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         columns = self._columns(names, values)
         if self.kind == "linear":
             return columns.astype(np.float64) @ self._weights
-        threads = _THREADS if len(columns) >= MANY_ROWS else 1
-        return np.asarray(self._booster.predict(columns, num_threads=threads), np.float64)
+        return np.asarray(self._booster.predict(columns, num_threads=1), np.float64)
+
+    def shortlist(self, names: tuple[str, ...], values: Matrix, size: int) -> NDArray[np.int64]:
+        """The rows, in their order, that can come to the top: the best `size` by the first trees.
+
+        A row that the first `FIRST_TREES` place beyond the best two hundred is not brought back
+        among the first ten by the rest, so a large repository needs not be scored whole.
+        """
+        if self.kind == "linear" or len(values) <= size:
+            return np.arange(len(values))
+        columns = self._columns(names, values)
+        rough = self._booster.predict(columns, num_threads=1, num_iteration=FIRST_TREES)
+        return np.sort(np.argsort(-np.asarray(rough), kind="stable")[:size])
 
     def contributions(self, names: tuple[str, ...], values: Matrix) -> list[dict[str, float]]:
         """Per row, what each feature added to the score; `trees` says how it is shared out."""
