@@ -210,14 +210,12 @@ class PathText:
 
     def holding(self, part: str) -> tuple[Ints, NDArray[np.bool_]]:
         """(files whose path holds `part`, whether their own name does)."""
-        places: list[int] = []
-        at = self._text.find(part)
-        while at >= 0:
-            places.append(at)
-            at = self._text.find(part, at + 1)
+        pieces = self._text.split(part)
+        sizes = np.fromiter(map(len, pieces), np.int64, len(pieces))[:-1] + len(part)
+        places = np.cumsum(sizes) - len(part)
         files = np.searchsorted(self._ends, places, side="right")
         in_name = np.zeros(self._size, bool)
-        in_name[files[np.array(places, np.int64) >= self._names[files]]] = True
+        in_name[files[places >= self._names[files]]] = True
         files = np.unique(files)
         return files, in_name[files]
 

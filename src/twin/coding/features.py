@@ -219,12 +219,10 @@ def _messages(task: _Task) -> None:
     """What the past says: which files changed when messages like this one were written."""
     question, timeline, values = task.question, task.timeline, task.values
     past = task.moment.position
-    sizes = timeline.num_files[:past]
-    roots = np.sqrt(sizes)
 
-    def neighbours(closeness: Floats, power: int, half_life: float, dilution: Floats) -> Floats:
-        weights = closeness**power * timeline.decay(half_life, past) / dilution
-        return scaled(task.per_line(timeline.spread(weights, past)))
+    def neighbours(weights: Floats, half_life: float, dilution: float = 0.5) -> Floats:
+        faded = weights * timeline.fading(half_life, dilution, past)
+        return scaled(task.per_line(timeline.spread(faded, past)))
 
     of_messages = timeline.similar(timeline.messages, question.terms, past)
     of_subjects = timeline.similar(timeline.subjects, question.terms, past)
@@ -234,17 +232,19 @@ def _messages(task: _Task) -> None:
         ("subject", of_subjects.scores(question.in_subject)),
     ):
         closeness = scaled(raw)
-        values[f"{name}_recent"] = neighbours(closeness, 1, 100, roots)
-        values[f"{name}_near"] = neighbours(closeness, 2, 400, roots)
-        values[f"{name}_nearest"] = neighbours(closeness, 4, 1000, roots)
+        squared = closeness * closeness
+        values[f"{name}_recent"] = neighbours(closeness, 100)
+        values[f"{name}_near"] = neighbours(squared, 400)
+        values[f"{name}_nearest"] = neighbours(squared * squared, 1000)
         values[f"{name}_best"] = task.per_line(_best_neighbour(timeline, closeness))
         mean = timeline.spread(closeness, past) / (touches + 2)
         values[f"{name}_mean"] = scaled(task.per_line(mean))
     closeness = scaled(of_messages.scores(task.rare))
-    values["rare_recent"] = neighbours(closeness, 1, 60, roots)
-    values["rare_near"] = neighbours(closeness, 2, 400, roots)
-    values["rare_focused"] = neighbours(closeness, 3, 5000, sizes)
-    values["rare_nearest"] = neighbours(closeness, 4, 1000, roots)
+    squared = closeness * closeness
+    values["rare_recent"] = neighbours(closeness, 60)
+    values["rare_near"] = neighbours(squared, 400)
+    values["rare_focused"] = neighbours(squared * closeness, 5000, 1.0)
+    values["rare_nearest"] = neighbours(squared * squared, 1000)
     _chains(task, scaled(of_subjects.scores(task.rare * question.in_subject)))
 
 

@@ -55,6 +55,7 @@ class WordPlaces:
         words = _WORD_OR_NEWLINE.findall(text)
         codes = {word: code for code, word in enumerate(dict.fromkeys(words))}
         self._words = np.fromiter(map(codes.__getitem__, words), np.int64, len(words))
+        self._num_codes = len(codes)
         self._codes: dict[int, list[int]] = {}
         for word, code in codes.items():
             for term in terms_of(word):
@@ -65,7 +66,11 @@ class WordPlaces:
     def places_of(self, term: int) -> Ints:
         """The positions of a term among the words, ascending."""
         codes = self._codes.get(term)
-        return _NOWHERE if codes is None else np.flatnonzero(np.isin(self._words, codes))
+        if codes is None:
+            return _NOWHERE
+        wanted = np.zeros(self._num_codes, bool)
+        wanted[codes] = True
+        return np.flatnonzero(wanted[self._words])
 
 
 def located_symbols(

@@ -6,7 +6,7 @@ A file keeps its identity through renames (its line). Knows nothing of contents:
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -38,6 +38,7 @@ class Timeline:
             [Bag.of(count_terms(message.partition("\n")[0])) for message in messages]
         )
         self._lines: dict[str, list[tuple[int, int]]] = {}
+        self._asked: tuple[Sequence[str], int, Ints] | None = None
         self._kept: tuple[int, dict[object, Floats]] = (-1, {})
         self._follow(commits)
 
@@ -74,9 +75,13 @@ class Timeline:
         if not len(kept):
             self.touch_commits = np.empty(0, np.int64)
 
-    def lines_at(self, paths: Iterable[str], moment: int) -> Ints:
+    def lines_at(self, paths: Sequence[str], moment: int) -> Ints:
         """The line of each path just before `moment`; `num_lines` for a file with no past."""
-        return np.array([self._line_at(path, moment) for path in paths], np.int64)
+        known = self._asked
+        if known is None or known[0] is not paths or known[1] != moment:
+            lines = np.array([self._line_at(path, moment) for path in paths], np.int64)
+            self._asked = known = paths, moment, lines
+        return known[2]
 
     def _line_at(self, path: str, moment: int) -> int:
         events = self._lines.get(path, ())
@@ -108,6 +113,15 @@ class Timeline:
             moment,
             ("decay", half_life),
             lambda: 0.5 ** ((moment - np.arange(moment)) / half_life),
+        )
+
+    def fading(self, half_life: float, dilution: float, moment: int) -> Floats:
+        """`decay`, divided by the number of files that the commit changed to the power `dilution`:
+        a wide commit says less about each of its files."""
+        return self._once(
+            moment,
+            ("fading", half_life, dilution),
+            lambda: self.decay(half_life, moment) / self.num_files[:moment] ** dilution,
         )
 
     def touches(self, half_life: float, moment: int) -> Floats:
