@@ -9,7 +9,7 @@ import pytest
 from twin.coding.features import FEATURES_VERSION
 from twin.coding.git import GitRepository
 from twin.coding.history import read_history
-from twin.coding.retrieve import MAX_QUESTION, SYMBOL_FILES, Answer, Locator
+from twin.coding.retrieve import MAX_QUESTION, SHORTLIST, SYMBOL_FILES, Answer, Locator
 from twin.errors import RepositoryError, UsageError
 from twin.specialists.relevance import Card, Linear, RelevanceModel, default_model
 
@@ -129,6 +129,17 @@ def test_symbols_are_looked_for_in_the_best_files_alone(locator: Locate) -> None
     many = {f"m{n}.py": f"{text}# {n}\n" for n in range(SYMBOL_FILES + 4)}
     answer = locator(("Start", many)).locate(TASK, linear(text=1.0))
     assert sum(bool(file.symbols) for file in answer.files) == SYMBOL_FILES
+
+
+def test_of_very_many_files_as_many_are_answered_as_asked_for(locator: Locate) -> None:
+    files = {f"pkg{n % 7}/m{n}.py": f"x{n} = retry_{n % 5}\n" for n in range(3 * SHORTLIST)}
+    ready = locator(("Start", {**files, **FILES}))
+    for limit in (1, 10, SHORTLIST + 50, 10_000):
+        answer = ready.locate(TASK, default_model(), limit=limit, explain=False)
+        assert len(answer.files) == min(limit, answer.num_candidates)
+        assert all(np.isfinite(file.score) for file in answer.files)
+        assert sum(file.share for file in answer.files) <= 1 + 1e-9
+        assert answer.files[0].path == "pkg/retry.py"
 
 
 def test_reasons_and_symbols_can_be_left_out(locator: Locate) -> None:

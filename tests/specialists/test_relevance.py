@@ -168,6 +168,23 @@ def test_contributions_sum_to_the_score_but_for_the_base_value() -> None:
         assert model.kind == "trees" or abs(base[0]) < 1e-6
 
 
+def test_a_small_task_and_a_linear_model_have_every_row_on_the_shortlist() -> None:
+    rows = values(30)
+    assert LINEAR.shortlist(NAMES, rows, 5).tolist() == list(range(30))
+    assert trees().shortlist(NAMES, rows, 30).tolist() == list(range(30))
+    assert trees().shortlist(NAMES, rows[:0], 5).tolist() == []
+
+
+def test_a_shortlist_holds_so_many_rows_in_their_order_and_the_best_among_them() -> None:
+    model, rows = trees(), values(900)
+    listed = model.shortlist(NAMES, rows, 200)
+    assert len(listed) == 200
+    assert listed.tolist() == sorted(set(listed.tolist()))
+    assert np.isin(np.argsort(-model.scores(NAMES, rows), kind="stable")[:10], listed).all()
+    reversed_names = NAMES[::-1]
+    assert model.shortlist(reversed_names, rows[:, ::-1], 200).tolist() == listed.tolist()
+
+
 def test_a_model_fits_rows_of_its_version_that_have_its_columns() -> None:
     assert LINEAR.fits(FEATURES_VERSION, ("more", *NAMES))
     assert not LINEAR.fits(FEATURES_VERSION + 1, NAMES)
