@@ -22,7 +22,12 @@ from twin.store.database import open_store
 New = Callable[..., Path]
 Shown = pytest.CaptureFixture[str]
 
-TWIN = [sys.executable, "-W", "error", "-c", "from twin.cli.main import main; main()"]
+# A shell that starts the tests in the background has them ignore SIGINT; the program must not.
+PROGRAM = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from twin.cli.main import main; main()"
+)
+TWIN = [sys.executable, "-W", "error", "-c", PROGRAM]
 
 
 def start(root: Path) -> "subprocess.Popen[str]":

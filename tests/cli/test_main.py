@@ -191,8 +191,11 @@ def test_a_reader_that_closes_early_ends_the_command_quietly(tmp_path: Path) -> 
 def test_ctrl_c_is_one_sentence_and_exit_code_130(tmp_path: Path) -> None:
     (tmp_path / "wait.py").write_text(
         textwrap.dedent("""
-            import sys, time, click
+            import signal, sys, time, click
             from twin.cli.main import COMMANDS, main
+
+            # A shell that starts the tests in the background has them ignore it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
             @click.command()
             def command():

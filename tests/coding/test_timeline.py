@@ -190,3 +190,20 @@ def test_names_that_are_no_utf8_are_names_like_others(world: World) -> None:
     path = b"caf\xe9/\xff.py".decode("utf-8", "surrogateescape")
     world.grow(("one", {path: "1\n"}), ("two", {path: "2\n"}))
     assert touches(Timeline(told(world)), path, 2) == 2
+
+
+def test_a_task_sees_nothing_of_a_side_branch_that_was_written_after_it() -> None:
+    """git lists a merged branch as one run, before or after the main line's commits."""
+    first = commit(0, "a.py")
+    late_branch = commit(9, "b.py", parent_ids=(first.commit_id,))
+    main_line = commit(5, "c.py", parent_ids=(first.commit_id,))
+    merge = commit(10, parent_ids=(main_line.commit_id, late_branch.commit_id))
+    timeline = Timeline([first, late_branch, main_line, merge])
+    assert timeline.position[main_line.commit_id] < timeline.position[late_branch.commit_id]
+
+
+def test_a_clock_that_went_backwards_puts_no_commit_before_its_parent() -> None:
+    first = commit(7, "a.py")
+    second = commit(3, "a.py", parent_ids=(first.commit_id,))
+    timeline = Timeline([first, second])
+    assert timeline.position[first.commit_id] < timeline.position[second.commit_id]

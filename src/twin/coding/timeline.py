@@ -24,6 +24,8 @@ class Timeline:
     """The past of one repository. Positions count commits; lines count files through renames."""
 
     def __init__(self, commits: Sequence[Commit]) -> None:
+        """`commits`: parents before children, in any such order."""
+        commits = _by_time(commits)
         self.num_commits = len(commits)
         self.position = {commit.commit_id: at for at, commit in enumerate(commits)}
         self.times = np.array([commit.commit_time for commit in commits], np.int64)
@@ -151,3 +153,17 @@ class Timeline:
     def similar(self, postings: Postings, terms: Ints, moment: int) -> Hits:
         """How the messages before `moment` match a question; `postings` is one of this object's."""
         return postings.match(terms, View.first(moment, self.num_commits))
+
+
+def _by_time(commits: Sequence[Commit]) -> list[Commit]:
+    """In the order in which they were made, parents still before children.
+
+    A history listed branch by branch holds commits of a side branch before earlier ones of the
+    main line: a task would see what was written after it. A clock that went backwards counts as
+    having stood still since the latest ancestor.
+    """
+    made: dict[str, int] = {}
+    for commit in commits:
+        since = [made[parent] for parent in commit.parent_ids if parent in made]
+        made[commit.commit_id] = max([commit.commit_time, *since])
+    return sorted(commits, key=lambda commit: made[commit.commit_id])
