@@ -161,25 +161,10 @@ class Locator:
         odds = np.exp(scores - scores.max())
         reasons: list[tuple[Reason, ...]] = [()] * len(best)
         if explain:
-            given = model.contributions(names, values[best])
-            column = {name: at for at, name in enumerate(names)}
-            reasons = [
-                reasons_for(
-                    question,
-                    self._scene,
-                    int(file),
-                    share,
-                    {name: float(values[file, at]) for name, at in column.items()},
-                )
-                for file, share in zip(best, given, strict=True)
-            ]
-        symbols: dict[str, tuple[LocatedSymbol, ...]] = {}
+            reasons = self._reasons(question, model, names, values, best)
+        symbols: Mapping[str, tuple[LocatedSymbol, ...]] = {}
         if with_symbols:
-            chosen = [self._scene.paths[file] for file in best[:SYMBOL_FILES]]
-            blobs = {path: self._scene.files[path] for path in chosen}
-            words = self._words_of(blobs)
-            parsed = {p: self._parsed[blob] for p, blob in blobs.items() if blob in self._parsed}
-            symbols = located_symbols(question, words, parsed)
+            symbols = self._symbols(question, best[:SYMBOL_FILES])
         files = tuple(
             LocatedFile(
                 path=self._scene.paths[file],
@@ -198,6 +183,31 @@ class Locator:
             files=files,
             seconds=time.perf_counter() - started,
         )
+
+    def _reasons(
+        self,
+        question: Question,
+        model: Model,
+        names: tuple[str, ...],
+        values: Matrix,
+        best: Ints,
+    ) -> list[tuple[Reason, ...]]:
+        given = model.contributions(names, values[best])
+        return [
+            reasons_for(
+                question,
+                self._scene,
+                int(file),
+                shares,
+                dict(zip(names, values[file].tolist(), strict=True)),
+            )
+            for file, shares in zip(best, given, strict=True)
+        ]
+
+    def _symbols(self, question: Question, best: Ints) -> dict[str, tuple[LocatedSymbol, ...]]:
+        blobs = {path: self._scene.files[path] for path in (self._scene.paths[at] for at in best)}
+        parsed = {path: self._parsed[blob] for path, blob in blobs.items() if blob in self._parsed}
+        return located_symbols(question, self._words_of(blobs), parsed)
 
     def texts(self, paths: Sequence[str]) -> dict[str, str]:
         """The text of each path that can be read, as it is at this commit."""
