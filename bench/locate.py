@@ -207,8 +207,9 @@ def published_bars(figures: dict[str, Breakdown]) -> Iterator[dict[str, object]]
     fitted, default = figures["fitted"], figures["default"]
     for metric, must in (("recall@1", 55), ("recall@5", 83), ("recall@10", 91), ("mrr", 78)):
         yield bar(f"fitted {metric}", must, fitted.pooled[metric] * 100)
-    yield bar("fitted, large repositories, recall@5", 75, fitted.large["recall@5"] * 100)
-    yield bar("fitted, large repositories, all@5", 64, fitted.large["all@5"] * 100)
+    if fitted.large:
+        yield bar("fitted, large repositories, recall@5", 75, fitted.large["recall@5"] * 100)
+        yield bar("fitted, large repositories, all@5", 64, fitted.large["all@5"] * 100)
     for metric in ("recall@1", "recall@5", "recall@10"):
         behind = (fitted.pooled[metric] - default.pooled[metric]) * 100
         yield bar(f"default on repositories it never saw, points behind fitted, {metric}", 1.5,
