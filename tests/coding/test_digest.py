@@ -9,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twin.coding.digest import (
-    BATCH_BYTES,
     DIGEST_VERSION,
     WINDOW_LINES,
     Digest,
     Packed,
-    Repository,
     digest_of,
     digests,
 )
 from twin.coding.git import GitRepository
+from twin.coding.index import BATCH_BYTES, Contents
 from twin.coding.text import count_terms, hash_of, whole
 from twin.store.database import open_store
 
@@ -41,7 +40,7 @@ class WriteLock:
 class Counted:
     """A repository that tells which blobs were read from it."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Contents) -> None:
         self.repository = repository
         self.read: list[str] = []
 

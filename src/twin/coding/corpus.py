@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from twin.coding.digest import FIELDS, Digest, Packed
 from twin.coding.graph import mirrored_tests, resolve_imports
 from twin.coding.languages import language_of
-from twin.coding.lexical import B, Bag, Floats, Hits, Ints, Postings, View, weighted_counts
+from twin.coding.lexical import B, Bag, Floats, Hits, Ints, Postings, View, ranges, weighted_counts
 from twin.coding.paths import role_of
 from twin.coding.text import count_terms, terms_of
 from twin.records import Import
@@ -93,7 +93,7 @@ class Scene:
         self._matched: dict[tuple[str, float], tuple[Ints, Hits]] = {}
         starts, ends = corpus.window_starts[distinct], corpus.window_starts[distinct + 1]
         self._window_sizes = ends - starts
-        self._window_view = View(_ranges(starts, ends), int(corpus.window_starts[-1]))
+        self._window_view = View(ranges(starts, ends), int(corpus.window_starts[-1]))
         roles = [role_of(path) for path in self.paths]
         self.is_source = np.array([role == "source" for role in roles], bool)
         self.is_test = np.array([role == "test" for role in roles], bool)
@@ -239,10 +239,3 @@ def path_bag(path: str) -> Bag:
         words = path.rpartition(".")[0].replace("/", " ")
         bag = _PATH_BAGS[path] = Bag.of(dict.fromkeys(count_terms(words), 1))
     return bag
-
-
-def _ranges(starts: Ints, ends: Ints) -> Ints:
-    """The numbers of all half-open ranges, one after the other."""
-    sizes = ends - starts
-    offsets = np.repeat(starts - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
-    return np.asarray(offsets + np.arange(int(sizes.sum())), np.int64)

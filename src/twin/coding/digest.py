@@ -5,13 +5,13 @@ the parser's result and is valid for every commit that holds that content. Owns 
 file are counted apart: everything, windows of lines, defined names, prose, calls.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, Protocol
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 import numpy as np
 
-from twin.coding.index import MAX_BYTES, Cache, unreadable
+from twin.coding.index import MAX_BYTES, Cache, CacheWriter, Contents, Progress, unreadable
 from twin.coding.lexical import Bag
 from twin.coding.parse import PARSER_VERSION, parse
 from twin.coding.text import TERMS_VERSION, WORD, count_terms, hash_of
@@ -23,13 +23,8 @@ DIGEST_VERSION: Final = PARSER_VERSION * 10_000 + TERMS_VERSION * 100 + 1
 WINDOW_LINES: Final = 40
 """A long file about many things still has one place that is about the task."""
 
-BATCH_BYTES: Final = 8_000_000
-"""Sources read between two writes to the cache: what a kill can lose."""
-
 FIELDS: Final = ("text", "symbols", "prose", "calls", "names")
 """The bags of a digest, beside its windows."""
-
-Progress = Callable[[int, int], None]
 
 
 class Packed(msgspec.Struct, frozen=True, array_like=True):
@@ -66,14 +61,6 @@ class Digest(msgspec.Struct, frozen=True, array_like=True):
     """`WINDOW_LINES` lines each."""
     language: str = ""
     imports: tuple[Import, ...] = ()
-
-
-class Repository(Protocol):
-    """Where contents come from; `GitRepository` is one."""
-
-    def blobs(
-        self, blob_ids: Iterable[str], max_bytes: int = MAX_BYTES
-    ) -> Iterator[tuple[str, bytes | None]]: ...
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -118,7 +105,7 @@ def _digest(text: str, parsed: ParsedFile) -> Digest:
 
 
 def digests(
-    repository: Repository,
+    repository: Contents,
     cache: Cache,
     wanted: Mapping[str, str],
     progress: Progress | None = None,
@@ -141,26 +128,16 @@ def digests(
             except msgspec.DecodeError:
                 continue  # made anew below: the cache holds nothing that git does not
     missing = [blob for blob in wanted if blob not in found]
-    batch: dict[str, dict[str, bytes]] = {}
-    pending = 0
+    writer = CacheWriter(cache, DIGEST_VERSION)
     for done, (blob, data) in enumerate(repository.blobs(missing, max_bytes=MAX_BYTES), start=1):
         language = wanted[blob]
         found[blob] = Digest(language=language) if data is None else digest_of(data, language)
         if data is not None:
-            batch.setdefault(language, {})[blob] = _ENCODER.encode(found[blob])
-            pending += len(data)
-        if pending >= BATCH_BYTES:
-            _write(cache, batch)
-            batch, pending = {}, 0
+            writer.add(_kind(language), blob, _ENCODER.encode(found[blob]), len(data))
         if progress is not None:
             progress(done, len(missing))
-    _write(cache, batch)
+    writer.flush()
     return found
-
-
-def _write(cache: Cache, batch: Mapping[str, Mapping[str, bytes]]) -> None:
-    for language, payloads in batch.items():
-        cache.put_many(_kind(language), DIGEST_VERSION, payloads)
 
 
 def _kind(language: str) -> str:

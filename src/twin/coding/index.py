@@ -37,13 +37,18 @@ Progress = Callable[[int, int], None]
 """Called with (blobs parsed, blobs to parse)."""
 
 
-class Blobs(Protocol):
-    """Where git objects come from; `GitRepository` is one."""
+class Contents(Protocol):
+    """Where the contents of files come from; `GitRepository` is one."""
 
-    def tree(self, commit_id: str) -> Mapping[str, str]: ...
     def blobs(
         self, blob_ids: Iterable[str], max_bytes: int = MAX_BYTES
     ) -> Iterator[tuple[str, bytes | None]]: ...
+
+
+class Blobs(Contents, Protocol):
+    """Where contents and the trees that hold them come from; `GitRepository` is one."""
+
+    def tree(self, commit_id: str) -> Mapping[str, str]: ...
 
 
 class Cache(Protocol):
@@ -51,6 +56,27 @@ class Cache(Protocol):
 
     def get_many(self, kind: str, version: int, blob_ids: Iterable[str]) -> dict[str, bytes]: ...
     def put_many(self, kind: str, version: int, payloads: Mapping[str, bytes]) -> None: ...
+
+
+class CacheWriter:
+    """Collects payloads and writes them to the cache a batch at a time. `flush` at the end."""
+
+    def __init__(self, cache: Cache, version: int) -> None:
+        self._cache, self._version = cache, version
+        self._batch: dict[str, dict[str, bytes]] = {}
+        self._pending = 0
+
+    def add(self, kind: str, blob: str, payload: bytes, num_bytes: int) -> None:
+        """`num_bytes`: the size of the source that the payload was made from."""
+        self._batch.setdefault(kind, {})[blob] = payload
+        self._pending += num_bytes
+        if self._pending >= BATCH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        for kind, payloads in sorted(self._batch.items()):
+            self._cache.put_many(kind, self._version, payloads)
+        self._batch, self._pending = {}, 0
 
 
 class ParsedFiles(Mapping[str, ParsedFile]):
@@ -182,28 +208,18 @@ def _parse_missing(
     languages: defaultdict[str, list[str]] = defaultdict(list)
     for blob, language in missing:
         languages[blob].append(language)
-    batch: dict[str, dict[str, bytes]] = {}
-    pending = 0
+    writer = CacheWriter(blobs, PARSER_VERSION)
     found = repository.blobs(languages, max_bytes=MAX_BYTES)
     for done, (blob, data) in enumerate(found, start=1):
         if data is not None:
             for language in languages[blob]:
                 payload = SKIPPED if unreadable(data) else encode(parse(data, language))
-                batch.setdefault(language, {})[blob] = payload
+                writer.add(_kind(language), blob, payload, len(data))
                 if payload != SKIPPED:
                     yield (blob, language), payload
-            pending += len(data)
-        if pending >= BATCH_BYTES:
-            _write(blobs, batch)
-            batch, pending = {}, 0
         if progress is not None:
             progress(done, len(languages))
-    _write(blobs, batch)
-
-
-def _write(blobs: Cache, batch: Mapping[str, Mapping[str, bytes]]) -> None:
-    for language, payloads in sorted(batch.items()):
-        blobs.put_many(_kind(language), PARSER_VERSION, payloads)
+    writer.flush()
 
 
 def _kind(language: str) -> str:

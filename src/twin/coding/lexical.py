@@ -104,11 +104,9 @@ class Postings:
         at = np.minimum(np.searchsorted(self._terms, terms), len(self._terms) - 1)
         known = np.flatnonzero(self._terms[at] == terms)
         starts, ends = self._starts[at[known]], self._starts[at[known] + 1]
-        sizes = ends - starts
-        offsets = np.repeat(starts - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
-        where = offsets + np.arange(int(sizes.sum()))
+        where = ranges(starts, ends)
         return (
-            np.repeat(known, sizes),
+            np.repeat(known, ends - starts),
             self._documents[where].astype(np.int64),
             self._counts[where].astype(np.float64),
         )
@@ -141,6 +139,13 @@ class View:
 def weighted_counts(at: Ints, weights: Floats, size: int) -> Floats:
     """The sum of `weights` per place of `at`, which lie in [0, size)."""
     return np.asarray(np.bincount(at, weights, minlength=size), np.float64)
+
+
+def ranges(starts: Ints, ends: Ints) -> Ints:
+    """The numbers of all half-open ranges, one after the other."""
+    sizes = ends - starts
+    offsets = np.repeat(starts - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
+    return np.asarray(offsets + np.arange(int(sizes.sum())), np.int64)
 
 
 def scaled(scores: Floats) -> Floats:

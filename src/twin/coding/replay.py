@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.coding.corpus import Corpus, Scene
-from twin.coding.digest import Repository, digests
+from twin.coding.digest import digests
 from twin.coding.features import Matrix, Moment, Question, features
-from twin.coding.index import Cache
+from twin.coding.index import Cache, Contents
 from twin.coding.languages import language_of
 from twin.coding.timeline import Timeline
 from twin.records import Task
@@ -42,7 +42,7 @@ class Replayed:
 
 
 def replay(
-    repository: Repository,
+    repository: Contents,
     trees: Trees,
     cache: Cache,
     timeline: Timeline,

@@ -1,8 +1,9 @@
 """A repository's past, answerable as of any moment: what changed when, with what, and why.
 
-Built once from the list of commits in topological order. A moment is a position in that list;
-every answer uses the commits before that position and nothing else, by cutting each array at it.
-A file keeps its identity through renames (its line). Knows nothing of contents: `corpus` does.
+Built once from the list of commits, put into the order in which they were made, parents first. A
+moment is a position in that list; every answer uses the commits before that position and nothing
+else, by cutting each array at it. A file keeps its identity through renames (its line). Knows
+nothing of contents: `corpus` does.
 """
 
 from bisect import bisect_left
