@@ -9,7 +9,7 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -74,6 +74,160 @@ class ContextConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError("`reserve_tokens` must be less than `window_tokens`")
 
 
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Money = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """USD per million tokens."""
+
+    input: Money = 0.0
+    output: Money = 0.0
+    cached: Money | None = None
+    """For prompt tokens that the provider read from its cache; empty means as `input`."""
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model that can be asked: `[models.NAME]`."""
+
+    provider: Literal[
+        "openai", "together", "vllm", "llama-server", "ollama", "anthropic", "scripted"
+    ]
+    """Sets the wire format, the usual `base_url` and which endpoints exist."""
+    model: str = ""
+    """What the provider calls it; empty means NAME."""
+    base_url: str = ""
+    """Up to and including `/v1`; empty means the provider's own, or its usual local port."""
+    adapter: str = ""
+    """A LoRA adapter that the server already holds: sent instead of `model`."""
+    role: Literal["triage", "reasoning", "escalation", "emergency", "other"] = "other"
+    """Its tier when the gateway chooses: T0, T1, T2, or when all else is out. `other` models answer
+    only those who name them."""
+    accounts: tuple[str, ...] = ()
+    """Where the secrets are: `env:NAME` or `file:PATH`. Several are one pool, each with its own
+    rate limit. Empty sends none, which local servers take."""
+    headers: dict[str, str] = {}
+    """Sent with each request; values may be `env:NAME` or `file:PATH`."""
+    price: Price = Price()
+    endpoints: tuple[
+        Literal["chat", "completions", "embeddings", "responses", "messages"], ...
+    ] = ()
+    """Which ones the server speaks; empty means what the provider is known for. Others are
+    translated."""
+    context_window: Count | None = None
+    """Tokens; a larger request goes to the next tier without being sent."""
+    requests_per_minute: Count | None = None
+    """Per account. The provider's own 429 and Retry-After are respected either way."""
+    tokens_per_minute: Count | None = None
+    """Per account."""
+    max_concurrency: Count | None = None
+    """Requests under way at once, all accounts together."""
+    deadline_s: Seconds = 600.0
+    """From asking to the last byte; long answers of big models take minutes."""
+    first_byte_s: Seconds = 120.0
+    """Until the answer begins."""
+    idle_s: Seconds = 60.0
+    """Between two pieces of a stream; a stalled server is given up after it."""
+    connect_s: Seconds = 5.0
+    retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
+    """Further tries before the first byte; each waits longer, with jitter."""
+    hedge_s: Seconds | None = None
+    """Ask a second account after this long without a byte, and take whichever answers first. Off:
+    it pays twice."""
+    monthly_usd: Money | None = None
+    """Above this the model is skipped until the month (UTC) ends."""
+    fallback: tuple[str, ...] = ()
+    """Models to ask in this order where this one was named and cannot answer."""
+    inject: bool = True
+    """Whether this model receives injected context, where `[inject]` is on."""
+    script: str = ""
+    """Only for `scripted`: a JSONL file of answers to replay."""
+
+
+class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The gateway's door."""
+
+    host: str = "127.0.0.1"
+    """Anything but loopback needs virtual keys."""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8484
+    """0 takes a free one."""
+    require_keys: bool = False
+    """Ask for a virtual key on loopback too."""
+    admin_key: str = ""
+    """`env:NAME` or `file:PATH`; empty switches the admin API off."""
+    aliases: dict[str, str] = {}
+    """Names that clients use -> a model here, or `twin` for the one the router picks. Globs work:
+    `"claude-*" = "twin"`."""
+    max_body_bytes: Count = 32_000_000
+    """A request with a dozen images; more is refused with 413."""
+    max_response_bytes: Count = 64_000_000
+    """More than any model writes; the rest is cut off and the call recorded as failed."""
+    max_concurrency: Count = 512
+    """Calls under way at once; each holds its request and answer in memory."""
+    max_queue: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1024
+    """Calls that wait beyond that; more are refused with 503 and Retry-After."""
+    queue_s: Seconds = 10.0
+    """The longest wait in that queue."""
+    drain_s: Seconds = 30.0
+    """How long a shutdown waits for answers under way."""
+
+
+class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the small tier's answer is enough. Only for calls to `twin`."""
+
+    confidence: Share = 0.85
+    """T0 answers above it; calibrated, so that 85 of 100 such answers are right."""
+    complexity: Share = 0.70
+    """T0 answers at or under it."""
+    check: bool = True
+    """Judge T0's answer before its first byte goes out, and escalate what is not good enough."""
+    answer_confidence: Share = 0.5
+    """The judged answer goes out at or above it."""
+    handoff: bool = True
+    """Tell the next tier what the first one saw, as JSON before the request."""
+
+
+class RecordConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is kept of each call."""
+
+    sync: Literal["process", "disk"] = "process"
+    """What a record survives once the client has its answer: `process` a killed process or program,
+    `disk` a power cut too, for a wait of one group commit."""
+    when_full: Literal["refuse", "serve"] = "refuse"
+    """Where the disk takes no more records: refuse calls (503), or serve unrecorded and count."""
+    max_age_days: Count = 30
+    max_mb: Count = 2_000
+    """Of recorded traffic; the oldest calls go first."""
+    redact: dict[str, str] = {}
+    """Further rules, name -> regular expression; what matches is replaced by `[redacted:NAME]`."""
+
+
+class InjectConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Retrieved context that is put before requests."""
+
+    enabled: bool = False
+    """Off: a request then goes out byte for byte. The header `x-twin-context: on` or `off` decides
+    for one request."""
+    repository: bool = True
+    """Files and symbols that the request seems to be about."""
+    documents: tuple[str, ...] = ("AGENTS.md", "CLAUDE.md", "memory/*.md")
+    """Globs from the repository's root: memory notes and documents, searched by section."""
+    max_tokens: Count = 4_000
+    """For all of it; shorter windows give better output."""
+    wait_s: Seconds = 2.0
+    """A request does not wait longer for context; it goes without, and the record says so."""
+
+
+class BudgetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """USD per calendar month (UTC); a tier over its budget is skipped."""
+
+    triage: Money | None = None
+    reasoning: Money | None = None
+    escalation: Money | None = None
+    total: Money | None = None
+    """Of everything; above it calls are refused (429) unless a model without a price answers."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set."""
 
@@ -81,6 +235,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     mine: MineConfig = MineConfig()
     fit: FitConfig = FitConfig()
     context: ContextConfig = ContextConfig()
+    serve: ServeConfig = ServeConfig()
+    route: RouteConfig = RouteConfig()
+    record: RecordConfig = RecordConfig()
+    inject: InjectConfig = InjectConfig()
+    budget: BudgetConfig = BudgetConfig()
+    models: dict[str, ModelConfig] = {}
+    """The models that can be asked, by the name that clients use."""
 
 
 def load_config(root: Path, explicit: Path | None = None) -> Config:

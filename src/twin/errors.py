@@ -5,13 +5,19 @@ TwinError
 │   ├── RepositoryError       not a git repository, bare, shallow, empty, unreadable, no source
 │   │                         files
 │   ├── ConfigError           a configuration file that does not parse or has an unknown key
-│   └── UnknownVersion        a model version that the registry does not know
+│   ├── UnknownVersion        a model version that the registry does not know
+│   ├── UnknownCall           a call that the store does not hold
+│   └── UnknownKey            a virtual key that the store does not hold
 ├── MissingRequirement        exit 3: a program, package or permission is missing
 ├── StoreError                exit 3: the store cannot be used
 │   ├── StoreLocked           another process holds it
 │   ├── StoreCorrupt          its file is damaged
 │   ├── StoreTooNew           written by a newer version of this program
 │   └── StoreFull             the disk is full
+├── BackendError              exit 3: a model could not be asked, or did not answer as it should
+│   ├── BackendUnreachable    nothing was sent: no connection, no name, no secret
+│   ├── BackendTimeout        it took longer than the deadline
+│   └── BackendBroken         the answer broke off, is no HTTP, or is too large
 ├── IllegalMove               exit 1: the registry refuses a promotion or rollback
 └── Refused                   exit 1: the answer is no (a gate refused)
 
@@ -41,6 +47,14 @@ class UnknownVersion(UsageError):
     """The registry holds no such model version."""
 
 
+class UnknownCall(UsageError):
+    """The store holds no such call."""
+
+
+class UnknownKey(UsageError):
+    """The store holds no such virtual key."""
+
+
 class MissingRequirement(TwinError):
     """A program, a package or a permission is missing."""
 
@@ -67,6 +81,24 @@ class StoreTooNew(StoreError):
 
 class StoreFull(StoreError):
     """The disk that holds the store is full."""
+
+
+class BackendError(TwinError):
+    """A model could not be asked, or did not answer as it should."""
+
+    exit_code = 3
+
+
+class BackendUnreachable(BackendError):
+    """Nothing reached the model: no connection, no such name, no secret. Safe to ask again."""
+
+
+class BackendTimeout(BackendError):
+    """The model took longer than its deadline."""
+
+
+class BackendBroken(BackendError):
+    """The answer broke off, is not HTTP, or is larger than allowed."""
 
 
 class IllegalMove(TwinError):

@@ -8,6 +8,8 @@ relative to the repository's root, with `/`, decoded as UTF-8 with `surrogateesc
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 ChangeStatus = Literal["A", "C", "D", "M", "R", "T"]
 
 
@@ -261,3 +263,196 @@ class RetrievalDecision:
     """Joins the decision with the outcome of its task, where there is one."""
     at: float = 0.0
     """Filled in by the store."""
+
+
+# The records of traffic are msgspec structs: one is made for every call that passes the gateway and
+# goes to the journal as MessagePack, which costs a fifth of what a frozen dataclass costs there.
+
+DialectName = Literal["chat", "completions", "embeddings", "responses", "messages"]
+"""The shape of a request: OpenAI's endpoints by their last word, and Anthropic's `messages`."""
+
+AttemptOutcome = Literal["ok", "escalated", "failed", "cancelled"]
+"""`escalated`: it answered, and the answer was not good enough to go out."""
+
+CallOutcome = Literal["ok", "refused", "failed", "cancelled"]
+"""`refused`: this gateway said no (key, budget, limit, bad request); `failed`: no model answered;
+`cancelled`: the client hung up."""
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer consumed, in tokens."""
+
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+    num_cached_tokens: int = 0
+    """Part of the prompt tokens that the provider read from its cache."""
+    is_estimated: bool = False
+    """The provider did not say; counted as a quarter of the characters."""
+
+
+class Classification(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request is, before anyone has answered it."""
+
+    type: str
+    """triage, heartbeat, simple, coding, review, architecture, planning, retrieval, ops, novel."""
+    complexity: float
+    """In [0, 1]."""
+    confidence: float
+    """Calibrated probability that the small tier's answer will do."""
+    gain: float = 0.0
+    """Expected quality of the bigger tier's answer less the small one's; what routing learns."""
+    skill: str = ""
+    project: str = ""
+    version: str = ""
+    """The model version that said so; `rules` where none is trained."""
+
+
+class ContextItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One piece of context that was put before a request."""
+
+    source: str
+    """`repository`, `memory` or `document`."""
+    name: str
+    """The file, with the lines where it is a part of one."""
+    relevance: float
+    num_tokens: int
+
+
+class RouteDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model was asked first and why."""
+
+    model: str
+    reason: str
+    """One sentence for people."""
+    classification: Classification | None = None
+    """None where the caller named a model and nothing was decided."""
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One question put to one model while answering a call, as it happened. Times are milliseconds
+    since the call's start."""
+
+    model: str
+    """Its name in the configuration."""
+    outcome: AttemptOutcome
+    account: str = ""
+    """The account's label such as `env:ACCOUNT_A`; never the secret."""
+    upstream_model: str = ""
+    """The name the provider knows it by."""
+    dialect: DialectName = "chat"
+    """Of `request` and `response`."""
+    status: int = 0
+    """HTTP status; 0 where no answer came."""
+    reason: str = ""
+    """Why it failed, or why its answer was not good enough."""
+    confidence: float | None = None
+    """The answer-side check's probability that the answer will do; None where it was not judged."""
+    started_ms: float = 0.0
+    first_byte_ms: float | None = None
+    latency_ms: float = 0.0
+    """From its own start to its last byte."""
+    request: bytes | None = None
+    """As sent, redacted; None where it is the call's own request but for the `model` field."""
+    response: bytes = b""
+    """As received, redacted: a body, or a stream's bytes."""
+    is_streamed: bool = False
+    """`response` is server-sent events."""
+    chunk_ms: tuple[float, ...] = ()
+    """When each piece of a stream arrived."""
+    usage: Usage | None = None
+    cost_usd: float = 0.0
+
+
+class Call(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="call", tag_field="kind"
+):
+    """One call that a client made to the gateway, from its first byte to its last. Written by
+    `serve`; read by `curate`, `train` and `twin calls`."""
+
+    call_id: str
+    """`call_` and 32 hexadecimal digits; sent to the client as `x-request-id`."""
+    at: float
+    """Unix seconds."""
+    dialect: DialectName
+    """Of `request`, and of what the client received."""
+    outcome: CallOutcome
+    asked_model: str
+    model: str = ""
+    """The configured model whose answer went out; empty where none did."""
+    key_id: str = ""
+    """The virtual key's public id; empty where the gateway needs none."""
+    session: str = ""
+    """From the `x-twin-session` header; else a digest of what begins the conversation."""
+    task_id: str = ""
+    """From the `x-twin-task` header; joins the call with decisions and outcomes."""
+    status: int = 200
+    """HTTP status that the client received."""
+    error: str = ""
+    is_stream: bool = False
+    is_degraded: bool = False
+    """The emergency model answered."""
+    route: RouteDecision | None = None
+    context: tuple[ContextItem, ...] = ()
+    handoff: bytes = b""
+    """The hand-off JSON that the last attempt received; empty where nothing was escalated."""
+    first_byte_ms: float | None = None
+    latency_ms: float = 0.0
+    request: bytes = b""
+    """As the client sent it, redacted."""
+    response: bytes | None = None
+    """As the client received it, redacted; None where it is the last attempt's own."""
+    attempts: tuple[Attempt, ...] = ()
+    meta: dict[str, str] = {}
+    """What else is worth keeping: the client's user agent, the caller's own request id."""
+
+
+class Feedback(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="feedback", tag_field="kind"
+):
+    """What somebody said of a call afterwards."""
+
+    feedback_id: str
+    """`fb_` and 32 hexadecimal digits."""
+    call_id: str
+    at: float
+    score: float | None = None
+    """In [0, 1]; 1 is good."""
+    comment: str = ""
+    demonstration: str = ""
+    """The answer that should have been given."""
+    key_id: str = ""
+
+
+Entry = Call | Feedback
+
+
+class VirtualKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that this gateway gave out. The secret itself is shown once and stored nowhere."""
+
+    key_id: str
+    """`key_` and 12 hexadecimal digits: public, in records and logs."""
+    name: str
+    digest: str
+    """SHA-256 of the secret, hexadecimal. Secrets hold 256 random bits, so that a slow hash would
+    add nothing."""
+    created_at: float
+    expires_at: float | None = None
+    revoked_at: float | None = None
+    models: tuple[str, ...] = ()
+    """Names or globs of models it may ask; empty allows all."""
+    monthly_usd: float | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+class Spend(msgspec.Struct, frozen=True, kw_only=True):
+    """What was used in one calendar month (UTC) by one key on one model."""
+
+    month: str
+    """`2026-11`."""
+    key_id: str
+    model: str
+    num_calls: int
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    cost_usd: float
