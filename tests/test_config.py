@@ -56,6 +56,22 @@ def test_a_pyproject_without_our_section_is_not_ours_to_judge(tmp_path: Path) ->
         ("[fit]\nholdot = 0.3", "unknown key `holdot` in [fit]. Did you mean `holdout`?"),
         ("[mime]\nmin_words = 2", "unknown key `mime` in the top level. Did you mean `mine`?"),
         ("[context]\nzzz = 2", "Valid keys: window_tokens, reserve_tokens."),
+        (
+            "[models.a]\nprovider = 'vllm'\nbase = 'x'",
+            "unknown key `base` in [models.a]. Did you mean `base_url`?",
+        ),
+        (
+            "[models.a]\nprovider = 'vllm'\n[models.a.price]\ninputs = 1",
+            "unknown key `inputs` in [models.a.price]. Did you mean `input`?",
+        ),
+        ("[models.a]\nmodel = 'x'", "`models.a`: `provider` is missing; it is one of openai,"),
+        ("[models.a]\nprovider = 'vlm'", "`models.a.provider`: Invalid enum value 'vlm'"),
+        ("[models.twin]\nprovider = 'vllm'", "`twin` is the router's own name"),
+        ("[serve.aliases]\nx = 'y'", "the alias `x` leads to `y`, which is no model"),
+        (
+            "[models.a]\nprovider = 'vllm'\nfallback = ['b']",
+            "`a` falls back to `b`, which is no model",
+        ),
         ("[fit]\nseed = 'one'", "`fit.seed`: Expected `int`, got `str`"),
         ("store = 5", "`store`: Expected a table, got `int`"),
         ("[[fit]]\nseed = 1", "`fit`: Expected a table, got `array`"),

@@ -9,7 +9,7 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -78,11 +78,21 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Money = Annotated[float, msgspec.Meta(ge=0)]
 
 
+Provider = Literal[
+    "openai", "together", "vllm", "llama-server", "ollama", "anthropic", "scripted"
+]  # fmt: skip
+PROVIDER_NAMES = get_args(Provider)
+ROUTED = "twin"
+"""The name that clients ask for to let the router choose; no model can be called so."""
+
+
 class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """USD per million tokens."""
 
     input: Money = 0.0
+    """For the request."""
     output: Money = 0.0
+    """For the answer."""
     cached: Money | None = None
     """For prompt tokens that the provider read from its cache; empty means as `input`."""
 
@@ -90,9 +100,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model that can be asked: `[models.NAME]`."""
 
-    provider: Literal[
-        "openai", "together", "vllm", "llama-server", "ollama", "anthropic", "scripted"
-    ]
+    provider: Provider
     """Sets the wire format, the usual `base_url` and which endpoints exist."""
     model: str = ""
     """What the provider calls it; empty means NAME."""
@@ -129,6 +137,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     idle_s: Seconds = 60.0
     """Between two pieces of a stream; a stalled server is given up after it."""
     connect_s: Seconds = 5.0
+    """Until the connection stands."""
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
     """Further tries before the first byte; each waits longer, with jitter."""
     hedge_s: Seconds | None = None
@@ -196,6 +205,7 @@ class RecordConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     when_full: Literal["refuse", "serve"] = "refuse"
     """Where the disk takes no more records: refuse calls (503), or serve unrecorded and count."""
     max_age_days: Count = 30
+    """Long enough for a monthly round of training; older calls go."""
     max_mb: Count = 2_000
     """Of recorded traffic; the oldest calls go first."""
     redact: dict[str, str] = {}
@@ -222,8 +232,11 @@ class BudgetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """USD per calendar month (UTC); a tier over its budget is skipped."""
 
     triage: Money | None = None
+    """All models of that role together."""
     reasoning: Money | None = None
+    """All models of that role together."""
     escalation: Money | None = None
+    """All models of that role together."""
     total: Money | None = None
     """Of everything; above it calls are refused (429) unless a model without a price answers."""
 
@@ -242,6 +255,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     budget: BudgetConfig = BudgetConfig()
     models: dict[str, ModelConfig] = {}
     """The models that can be asked, by the name that clients use."""
+
+    def __post_init__(self) -> None:
+        if ROUTED in self.models:
+            raise ValueError(f"`{ROUTED}` is the router's own name: call the model otherwise")
+        known = {ROUTED, *self.models}
+        for alias, target in self.serve.aliases.items():
+            if target not in known:
+                raise ValueError(f"the alias `{alias}` leads to `{target}`, which is no model")
+        for name, model in self.models.items():
+            for other in model.fallback:
+                if other not in self.models:
+                    raise ValueError(f"`{name}` falls back to `{other}`, which is no model")
 
 
 def load_config(root: Path, explicit: Path | None = None) -> Config:
@@ -277,7 +302,21 @@ def _decode(values: object, path: Path) -> Config:
     try:
         return msgspec.convert(values, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(str(error))}") from error
+        message = str(error)
+        if "models[...]" in message:
+            message = message.replace("models[...]", f"models.{_faulty_model(values)}")
+        raise ConfigError(f"{path}: {_explain(message)}") from error
+
+
+def _faulty_model(values: object) -> str:
+    """The name of the first model that does not convert; msgspec does not say it."""
+    models = values.get("models", {}) if isinstance(values, dict) else {}
+    for name, model in models.items():
+        try:
+            msgspec.convert(model, ModelConfig)
+        except msgspec.ValidationError:
+            return str(name)
+    return "NAME"
 
 
 def _explain(message: str) -> str:
@@ -287,11 +326,23 @@ def _explain(message: str) -> str:
         # msgspec speaks of JSON: "Expected `object`, got `int` - at `$.store`".
         what, _, where = message.replace("`object`", "a table").partition(" - at `$.")
         place = f"`{where.rstrip('`')}`: " if where else ""
+        if what == "Object missing required field `provider`":
+            what = f"`provider` is missing; it is one of {', '.join(PROVIDER_NAMES)}"
+        elif what.startswith("Invalid enum value"):
+            what = f"{what}; the reference lists the valid ones"
         return f"{place}{what}. Correct the value; `docs/configuration.md` lists every key."
     key, section = unknown[1], unknown[2] or ""
-    holder = {"store": StoreConfig, "mine": MineConfig, "fit": FitConfig, "context": ContextConfig}
-    valid = list(holder.get(section, Config).__struct_fields__)
+    valid = list(_struct_at(section).__struct_fields__)
     near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
     cure = f"Did you mean `{near[0]}`?" if near else f"Valid keys: {', '.join(valid)}."
     where = f"[{section}]" if section else "the top level"
     return f"unknown key `{key}` in {where}. {cure}"
+
+
+def _struct_at(section: str) -> type[msgspec.Struct]:
+    """The table that `[section]` fills; the top level where there is no such section."""
+    if section.startswith("models."):
+        return Price if section.endswith(".price") else ModelConfig
+    fields = {field.name: field.type for field in msgspec.structs.fields(Config)}
+    found = fields.get(section, Config)
+    return found if isinstance(found, type) and issubclass(found, msgspec.Struct) else Config

@@ -6,9 +6,11 @@
 import ast
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -17,6 +19,7 @@ from twin import config
 from twin.cli.main import cli
 
 _WIDTH = 80
+_LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 _MADE_BY = "<!-- Made by `make docs` from the code; changes here are lost. -->"
 
 
@@ -63,30 +66,51 @@ def _configuration_page() -> str:
         "`pyproject.toml`, or\nwhat `--config` names. An unknown key is an error that names the "
         "nearest valid one.",
     ]
-    for section in msgspec.structs.fields(config.Config):
-        struct = section.type
-        parts.append(f"## [{section.name}]\n\n{inspect.getdoc(struct)}")
+    sections = {
+        field.name: field.type
+        for field in msgspec.structs.fields(config.Config)
+        if field.name != "models"
+    }
+    sections |= {"models.NAME": config.ModelConfig, "models.NAME.price": config.Price}
+    for name, struct in sections.items():
+        parts.append(f"## [{name}]\n\n{inspect.getdoc(struct)}")
         rows = ["| key | default | allowed | why |", "| --- | --- | --- | --- |"]
         reasons = _field_docs(struct)
         for field in msgspec.structs.fields(struct):
-            default = msgspec.json.encode(field.default).decode()
-            cells = (f"`{field.name}`", f"`{default}`", _allowed(field.type), reasons[field.name])
+            cells = (f"`{field.name}`", _default(field), _allowed(field.type), reasons[field.name])
             rows.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"
 
 
-def _allowed(annotation: object) -> str:
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    """The value as TOML has it; a dash where there must be one or where none means "not set"."""
+    value = field.default
+    if value is msgspec.NODEFAULT:
+        value = None if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    return "-" if value is None else f"`{msgspec.json.encode(value).decode()}`"
+
+
+def _allowed(annotation: Any) -> str:
     """`int, at least 1`, from the field's type and its limits."""
-    bare, *limits = typing.get_args(annotation) or (annotation,)
-    words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-    given = [
-        f"{word} {getattr(limit, name):,}"
-        for limit in limits
-        for name, word in words.items()
-        if getattr(limit, name) is not None
-    ]
-    return ", ".join([bare.__name__, *given])
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        limits = [
+            f"{word} {getattr(limit, name):,}"
+            for limit in arguments[1:]
+            for name, word in _LIMITS.items()
+            if getattr(limit, name) is not None
+        ]
+        return ", ".join([_allowed(arguments[0]), *limits])
+    if origin is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in arguments)
+    if origin in (types.UnionType, typing.Union):
+        return _allowed(next(kind for kind in arguments if kind is not type(None)))
+    if origin is tuple:
+        return f"list of {_allowed(arguments[0])}"
+    if origin is dict:
+        return f"table of {_allowed(arguments[1])}"
+    return "table" if issubclass(annotation, msgspec.Struct) else str(annotation.__name__)
 
 
 def _field_docs(struct: type) -> dict[str, str]:

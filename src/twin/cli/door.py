@@ -50,6 +50,26 @@ class Door:
             )
         return top_level(self.repo.resolve())
 
+    def home(self) -> Path:
+        """The repository's top folder or, outside of any, the folder itself: whoever serves or
+        looks up calls need not stand in a repository."""
+        try:
+            return self.root()
+        except RepositoryError:
+            if not self.repo.is_dir():
+                raise
+            return self.repo.resolve()
+
+    @contextmanager
+    def home_store(self) -> Iterator[tuple[Path, Config, "Store"]]:
+        """The folder of `home`, its configuration and its open store, closed at the end."""
+        from twin.store.database import open_store
+
+        home = self.home()
+        config = load_config(home, self.config_file)
+        with open_store(home, config.store.url) as store:
+            yield home, config, store
+
     def config(self) -> Config:
         """The configuration of this repository."""
         return load_config(self.root(), self.config_file)
