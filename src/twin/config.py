@@ -117,6 +117,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     headers: dict[str, str] = {}
     """Sent with each request; values may be `env:NAME` or `file:PATH`."""
     price: Price = Price()
+    """What it costs; budgets count with it."""
     endpoints: tuple[
         Literal["chat", "completions", "embeddings", "responses", "messages"], ...
     ] = ()
