@@ -290,6 +290,53 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """The provider did not say; counted as a quarter of the characters."""
 
 
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request asks, in whichever dialect it came: what routing and injection look at."""
+
+    text: str
+    """Of the last user message; empty where the last one carries only tool results."""
+    system: str = ""
+    """System and developer texts, joined by an empty line."""
+    num_messages: int = 1
+    """System messages not counted."""
+    num_chars: int = 0
+    """Of all texts: system, messages, tool calls and results; not of images or tool schemas."""
+    num_prompt_tokens: int = 0
+    """Estimated as a quarter of the characters, tool schemas included."""
+    has_tools: bool = False
+    has_tool_results: bool = False
+    """Some message answers a tool call: an agent is at work."""
+    has_images: bool = False
+    wants_json: bool = False
+    """The caller asked for JSON, with or without a schema."""
+    max_tokens: int | None = None
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of a tool that a model asked for."""
+
+    name: str
+    arguments: str
+    """JSON text as the model wrote it; nobody has checked that it parses."""
+    call_id: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model answered, in whichever dialect: what the answer-side check judges."""
+
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str = ""
+    """In the words of `chat`: stop, length, tool_calls, content_filter; empty where it broke off.
+    """
+    is_refusal: bool = False
+    """The provider itself marked it as one; nothing is read into the text."""
+    logprobs: tuple[float, ...] | None = None
+    """Natural logarithm of each token's probability; None where the provider gave none."""
+    num_completion_tokens: int = 0
+    """As reported; else a quarter of the characters."""
+
+
 class Classification(msgspec.Struct, frozen=True, kw_only=True):
     """What a request is, before anyone has answered it."""
 
