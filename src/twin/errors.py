@@ -7,7 +7,9 @@ TwinError
 │   ├── ConfigError           a configuration file that does not parse or has an unknown key
 │   ├── UnknownVersion        a model version that the registry does not know
 │   ├── UnknownCall           a call that the store does not hold
-│   └── UnknownKey            a virtual key that the store does not hold
+│   ├── UnknownKey            a virtual key that the store does not hold
+│   ├── BadRequest            a request to the gateway that cannot be read
+│   └── Untranslatable        a request that another dialect has no words for
 ├── MissingRequirement        exit 3: a program, package or permission is missing
 ├── StoreError                exit 3: the store cannot be used
 │   ├── StoreLocked           another process holds it
@@ -53,6 +55,14 @@ class UnknownCall(UsageError):
 
 class UnknownKey(UsageError):
     """The store holds no such virtual key."""
+
+
+class BadRequest(UsageError, ValueError):
+    """A request to the gateway cannot be read: no JSON, no object, or a field of the wrong type."""
+
+
+class Untranslatable(UsageError, ValueError):
+    """The dialect that a model speaks has no words for something in the request."""
 
 
 class MissingRequirement(TwinError):
