@@ -473,6 +473,44 @@ class Feedback(
 Entry = Call | Feedback
 
 
+class CallSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a list of calls: what a call was, without what was said in it."""
+
+    call_id: str
+    at: float
+    dialect: DialectName
+    outcome: CallOutcome
+    asked_model: str
+    model: str
+    key_id: str
+    session: str
+    task_id: str
+    status: int
+    error: str
+    is_stream: bool
+    is_degraded: bool
+    is_escalated: bool
+    first_byte_ms: float | None
+    latency_ms: float
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    cost_usd: float
+
+
+class Preference(msgspec.Struct, frozen=True, kw_only=True):
+    """Two answers to the same call, of which one is better."""
+
+    call_id: str
+    reason: str
+    """Why the rejected one was not good enough, or what the feedback says."""
+    at: float
+    rejected: int
+    """Which of the call's attempts, counted from 1."""
+    chosen: int | None = None
+    """Likewise; None where the feedback's demonstration is better."""
+    feedback_id: str = ""
+
+
 class VirtualKey(msgspec.Struct, frozen=True, kw_only=True):
     """A key that this gateway gave out. The secret itself is shown once and stored nowhere."""
 
