@@ -21,6 +21,7 @@ from twin.store.database import Store
 if TYPE_CHECKING:
     from conftest import Place
 
+LIFECYCLES = ("raw", "curated", "session", "traffic")
 DOCS = Path(__file__).parents[2] / "docs" / "store.md"
 
 
@@ -35,7 +36,7 @@ def test_the_newest_migration_is_the_revision_in_code() -> None:
 
 
 def test_every_table_has_a_lifecycle() -> None:
-    sorted_in = [t.name for lives in ("raw", "curated", "session") for t in schema.tables_of(lives)]
+    sorted_in = [t.name for lives in LIFECYCLES for t in schema.tables_of(lives)]
     assert sorted(sorted_in) == sorted(schema.metadata.tables)
 
 
@@ -97,7 +98,7 @@ def test_the_documentation_lists_every_table_and_column() -> None:
 
 def _documentation() -> str:
     lines = []
-    for lifecycle in ("raw", "curated", "session"):
+    for lifecycle in LIFECYCLES:
         lines += [
             "",
             f"### {lifecycle}",
@@ -129,6 +130,8 @@ def _fill_raw(store: Store) -> None:
             seconds=0.1,
         )
     )
+    key, _ = store.keys.create("agent")
+    store.keys.revoke(key.key_id)
     session = store.sessions.start("task")
     store.sessions.put(session, "key", 1)
     store.sessions.archive(session)

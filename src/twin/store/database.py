@@ -15,9 +15,11 @@ from sqlalchemy import Engine
 from twin.store import faults, schema
 from twin.store.artifacts import Artifacts
 from twin.store.blobs import BlobCache
+from twin.store.calls import CallLog
 from twin.store.decisions import DecisionLog
 from twin.store.engine import Database, database_url
 from twin.store.history import HistoryTable
+from twin.store.keys import KeyRing
 from twin.store.registry import Registry
 from twin.store.runs import RunLog, forget_stages
 from twin.store.sessions import Sessions
@@ -39,8 +41,10 @@ class Store:
         """`.twin`: holds artefacts and, unless PostgreSQL does, the database."""
         self.artifacts = Artifacts(folder / "artifacts")
         self.blobs = BlobCache(database)
+        self.calls = CallLog(database)
         self.decisions = DecisionLog(database)
         self.history = HistoryTable(database)
+        self.keys = KeyRing(database)
         self.registry = Registry(database)
         self.runs = RunLog(database)
         self.sessions = Sessions(database)

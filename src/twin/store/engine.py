@@ -85,6 +85,14 @@ class Database:
             set_={name: into.excluded[name] for name in replaced},
         )
 
+    def insert_or_add(self, table: Table, *added: str) -> Insert:
+        """An INSERT that adds to the columns `added` where the primary key is there."""
+        into = self._insert(table)
+        return into.on_conflict_do_update(
+            index_elements=list(table.primary_key.columns),
+            set_={name: table.c[name] + into.excluded[name] for name in added},
+        )
+
     def _insert(self, table: Table) -> "postgresql.Insert | sqlite.Insert":
         """The dialect's own INSERT, which knows about conflicts. Imported here: a tenth of a second
         for the database that is not used."""

@@ -9,7 +9,13 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import DBAPIError, TimeoutError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    StatementError,
+    TimeoutError,
+)
 
 from twin.errors import (
     MissingRequirement,
@@ -41,6 +47,27 @@ def translated(place: str) -> Iterator[None]:
         raise known from error
     except TimeoutError as error:
         raise _locked(place) from error
+    except Exception as error:
+        # PostgreSQL's driver itself, which COPY is spoken with.
+        known = _of_database(error, place)
+        if known is None:
+            raise
+        raise known from error
+
+
+def is_of_data(error: Exception) -> bool:
+    """Whether a value that was to be stored is at fault, and not the store: a number or text that
+    the database cannot hold. What says so is never translated."""
+    if isinstance(error, DBAPIError):
+        state = getattr(error.orig, "sqlstate", None)
+        return isinstance(error, DataError | IntegrityError) or _is_data(state)
+    # What SQLite's driver and Python say of a value; PostgreSQL's driver has `sqlstate`.
+    kinds = (ArithmeticError, ValueError, TypeError, StatementError)
+    return isinstance(error, kinds) or _is_data(getattr(error, "sqlstate", None))
+
+
+def _is_data(state: str | None) -> bool:
+    return state is not None and state.startswith(("22", "23", "54"))
 
 
 def of_disk(error: OSError, place: str) -> TwinError:

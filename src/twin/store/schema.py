@@ -1,13 +1,15 @@
 """Every table, once, for SQLite and PostgreSQL alike; the prefix of its name is its lifecycle.
 
 `raw_*` only grows: triggers refuse UPDATE and DELETE. `curated_*` can be dropped at any time and
-made again from the repository and from raw. `session_*` is one task's working memory. Reads and
-writes nothing itself; `migrations` brings a database to this shape, and a test holds the two
+made again from the repository and from raw. `session_*` is one task's working memory. `traffic_*`
+is what passed the gateway: triggers refuse UPDATE, and only retention deletes. Reads and writes
+nothing itself; `migrations` brings a database to this shape, and a test holds the two
 together. `info["what"]` of each table stands in `docs/store.md`.
 """
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Double,
     ForeignKey,
@@ -17,13 +19,14 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
     text,
 )
 
 from twin.store.columns import AnyText, Id, JsonText
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration. Written here too, so that opening a store need not import Alembic."""
 
 metadata = MetaData(
@@ -166,6 +169,31 @@ raw_session_item = Table(
     info={"what": "What its working memory held at the end."},
 )
 
+# Virtual keys are raw: who was let in, and until when, is never rewritten.
+raw_key = Table(
+    "raw_key",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("key_id", String(64), nullable=False, unique=True),
+    Column("name", AnyText, nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("models", JsonText, nullable=False),
+    Column("monthly_usd", Double),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("expires_at", Double),
+    Column("at", Double, nullable=False),
+    info={"what": "A virtual key that was given out: its limits, and the SHA-256 of its secret."},
+)
+
+raw_key_end = Table(
+    "raw_key_end",
+    metadata,
+    Column("key_id", ForeignKey(raw_key.c.key_id), primary_key=True),
+    Column("at", Double, nullable=False),
+    info={"what": "When a virtual key was revoked."},
+)
+
 # ---------------------------------------------------------------- curated: can be made again
 
 curated_model_status = Table(
@@ -282,7 +310,144 @@ session_item = Table(
     info={"what": "A value in its working memory."},
 )
 
+# ---------------------------------------------------------------- traffic: what passed the gateway
+
+# No foreign keys here: the rows of a call are only ever written and removed together, by `traffic`
+# and `retention`, and each check would cost a look-up per row on the way of every call.
+traffic_call = Table(
+    "traffic_call",
+    metadata,
+    # Given out by `traffic`, in the order in which calls arrive at the store.
+    Column("number", Id, primary_key=True, autoincrement=False),
+    Column("call_id", AnyText, nullable=False, unique=True),
+    Column("at", Double, nullable=False, index=True),
+    Column("dialect", String(16), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("asked_model", AnyText, nullable=False),
+    Column("model", AnyText, nullable=False),
+    Column("key_id", AnyText, nullable=False),
+    Column("session", AnyText, nullable=False, index=True),
+    Column("task_id", AnyText, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("error", AnyText, nullable=False),
+    Column("is_stream", Boolean, nullable=False),
+    Column("is_degraded", Boolean, nullable=False),
+    Column("is_escalated", Boolean, nullable=False),
+    Column("first_byte_ms", Double),
+    Column("latency_ms", Double, nullable=False),
+    # The sums over all attempts; each attempt has its own.
+    Column("num_prompt_tokens", BigInteger, nullable=False),
+    Column("num_completion_tokens", BigInteger, nullable=False),
+    Column("cost_usd", Double, nullable=False),
+    # JSON, written and read by `traffic`: msgspec takes a tenth of the time that JsonText does.
+    Column("route", Text),
+    Column("meta", Text, nullable=False),
+    # Roughly what the call takes in the store, for the limit on it.
+    Column("num_bytes", BigInteger, nullable=False),
+    info={"what": "One call to the gateway: what was asked of whom, and how it ended."},
+)
+
+traffic_attempt = Table(
+    "traffic_attempt",
+    metadata,
+    Column("call_number", Id, primary_key=True, autoincrement=False),
+    # Counted from 1.
+    Column("ordinal", Integer, primary_key=True, autoincrement=False),
+    Column("model", AnyText, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("account", AnyText, nullable=False),
+    Column("upstream_model", AnyText, nullable=False),
+    Column("dialect", String(16), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("reason", AnyText, nullable=False),
+    Column("confidence", Double),
+    Column("started_ms", Double, nullable=False),
+    Column("first_byte_ms", Double),
+    Column("latency_ms", Double, nullable=False),
+    Column("is_streamed", Boolean, nullable=False),
+    # When each piece of a stream arrived: little-endian doubles.
+    Column("chunk_ms", LargeBinary, nullable=False),
+    Column("num_prompt_tokens", BigInteger),
+    Column("num_completion_tokens", BigInteger),
+    Column("num_cached_tokens", BigInteger),
+    Column("is_estimated", Boolean),
+    Column("cost_usd", Double, nullable=False),
+    sqlite_with_rowid=False,
+    info={"what": "One question to one model while answering a call. No tokens: not known."},
+)
+
+traffic_payload = Table(
+    "traffic_payload",
+    metadata,
+    Column("call_number", Id, primary_key=True, autoincrement=False),
+    # 0 is the call itself; else the attempt.
+    Column("ordinal", Integer, primary_key=True, autoincrement=False),
+    Column("part", String(16), primary_key=True),
+    # `plain`: zlib at its fastest halves a body for 9 us per kB, more than all else here costs.
+    Column("codec", String(16), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+    info={"what": "A `request`, `response` or `handoff` as sent or received, redacted."},
+)
+
+traffic_context = Table(
+    "traffic_context",
+    metadata,
+    Column("call_number", Id, primary_key=True, autoincrement=False),
+    Column("ordinal", Integer, primary_key=True, autoincrement=False),
+    Column("source", AnyText, nullable=False),
+    Column("name", AnyText, nullable=False),
+    Column("relevance", Double, nullable=False),
+    Column("num_tokens", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+    info={"what": "A piece of context that was put before a call's request."},
+)
+
+traffic_feedback = Table(
+    "traffic_feedback",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("feedback_id", AnyText, nullable=False, unique=True),
+    # Need not be known: feedback may arrive before its call.
+    Column("call_id", AnyText, nullable=False, index=True),
+    Column("at", Double, nullable=False),
+    Column("score", Double),
+    Column("comment", AnyText, nullable=False),
+    Column("demonstration", AnyText, nullable=False),
+    Column("key_id", AnyText, nullable=False),
+    info={"what": "What somebody said of a call afterwards."},
+)
+
+traffic_preference = Table(
+    "traffic_preference",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("call_number", BigInteger, nullable=False, index=True),
+    Column("rejected", Integer, nullable=False),
+    # Empty where the demonstration of `feedback_id` is what should have been answered.
+    Column("chosen", Integer),
+    Column("feedback_id", AnyText, nullable=False),
+    Column("reason", AnyText, nullable=False),
+    Column("at", Double, nullable=False),
+    UniqueConstraint("call_number", "rejected", "feedback_id"),
+    info={"what": "Two answers to one call of which one is better, by their attempts' ordinals."},
+)
+
+# The one table here that is updated: sums, which outlive the calls that they count.
+traffic_spend = Table(
+    "traffic_spend",
+    metadata,
+    Column("month", String(7), primary_key=True),
+    Column("key_id", AnyText, primary_key=True),
+    Column("model", AnyText, primary_key=True),
+    Column("num_calls", BigInteger, nullable=False),
+    Column("num_prompt_tokens", BigInteger, nullable=False),
+    Column("num_completion_tokens", BigInteger, nullable=False),
+    Column("cost_usd", Double, nullable=False),
+    info={"what": "What one key used of one model in one month (UTC). Stays when calls go."},
+)
+
 
 def tables_of(lifecycle: str) -> list[Table]:
-    """The tables of `raw`, `curated` or `session`, referenced ones first."""
+    """The tables of `raw`, `curated`, `session` or `traffic`, referenced ones first."""
     return [table for table in metadata.sorted_tables if table.name.startswith(f"{lifecycle}_")]
