@@ -337,6 +337,34 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """As reported; else a quarter of the characters."""
 
 
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """What the answer-side check thinks of one answer, before any of it goes out."""
+
+    confidence: float
+    """Probability that the answer will do."""
+    reason: str
+    """The finding that weighed most, for people; empty where nothing is wrong with it."""
+
+
+class RoutingExample(msgspec.Struct, frozen=True, kw_only=True):
+    """One request with what became of the answers: what the router learns from. Written by
+    `curate.routing`; read by `train` and `gate`."""
+
+    question: Question
+    weak: float | None
+    """How good the small tier's answer was, in [0, 1]; None where nobody can know."""
+    strong: float | None
+    """The same of the big tier's answer."""
+    at: float | None = None
+    """Unix seconds; None where the source does not say."""
+    group: str = ""
+    """Requests that are alike: a session, a project, the subject of an examination."""
+    source: str = ""
+    """Where it comes from: a call's id, or a file and its line."""
+    reason: str = ""
+    """How the outcome is known: feedback, escalated, accepted, measured."""
+
+
 class Classification(msgspec.Struct, frozen=True, kw_only=True):
     """What a request is, before anyone has answered it."""
 
