@@ -180,6 +180,9 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The longest wait in that queue."""
     drain_s: Seconds = 30.0
     """How long a shutdown waits for answers under way."""
+    otlp_endpoint: str = ""
+    """Where OpenTelemetry traces go, such as `http://127.0.0.1:4318`; needs the extra `otel`. Texts
+    of requests and answers are never in them."""
 
 
 class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,111 @@
+"""One call under way: what is known of it so far, and at the end its record.
+
+Mutable on purpose and never shared: it lives in the task that answers the call.
+"""
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from twin.records import (
+    Attempt,
+    Call,
+    CallOutcome,
+    ContextItem,
+    DialectName,
+    RouteDecision,
+)
+
+if TYPE_CHECKING:
+    from twin.backends.dialects import RequestHead
+    from twin.serve.keyring import Holder
+    from twin.serve.ledger import Reservation
+
+
+class Exchange:
+    """What the gateway knows of one call. Times are milliseconds since `began`."""
+
+    __slots__ = (
+        "asked_model", "at", "attempts", "began", "body", "call_id", "context", "degraded",
+        "dialect", "first_byte_ms", "forwarded", "handoff", "head", "holder", "is_recorded",
+        "meta", "model", "num_prompt_tokens", "preference", "prepared", "reserved", "response",
+        "route", "session", "settled_usd", "task_id",
+    )  # fmt: skip
+
+    def __init__(self, dialect: DialectName, body: bytes, call_id: str = "") -> None:
+        self.call_id = call_id or new_call_id()
+        self.at = time.time()
+        self.began = time.perf_counter()
+        self.dialect: DialectName = dialect
+        self.body = body
+        """As the client sent it."""
+        self.prepared = body
+        """With injected context and hand-off, still in the client's dialect."""
+        self.head: RequestHead | None = None
+        self.asked_model = ""
+        self.holder: Holder | None = None
+        self.session = ""
+        self.task_id = ""
+        self.preference = 0
+        """The same number for all calls of a session: keeps them on one account."""
+        self.num_prompt_tokens = 0
+        """Estimated before anyone has counted: a quarter of the bytes."""
+        self.forwarded: tuple[tuple[bytes, bytes], ...] = ()
+        """Headers of the client that the provider should see."""
+        self.meta: dict[str, str] = {}
+        self.route: RouteDecision | None = None
+        self.context: tuple[ContextItem, ...] = ()
+        self.handoff = b""
+        self.attempts: list[Attempt] = []
+        self.reserved: Reservation | None = None
+        self.settled_usd = 0.0
+        """What the ledger has been told of this call already."""
+        self.model = ""
+        self.degraded = False
+        self.first_byte_ms: float | None = None
+        self.response: bytes | None = None
+        """What the client received, where that is not the last attempt's own answer."""
+        self.is_recorded = False
+
+    def ms(self) -> float:
+        """Milliseconds since the call began."""
+        return (time.perf_counter() - self.began) * 1000.0
+
+    @property
+    def key_id(self) -> str:
+        return self.holder.key.key_id if self.holder else ""
+
+    @property
+    def is_stream(self) -> bool:
+        return self.head is not None and self.head.stream
+
+    def call(self, outcome: CallOutcome, status: int, error: str) -> Call:
+        """The record of it as it stands now."""
+        return Call(
+            call_id=self.call_id,
+            at=self.at,
+            dialect=self.dialect,
+            outcome=outcome,
+            asked_model=self.asked_model,
+            model=self.model,
+            key_id=self.key_id,
+            session=self.session,
+            task_id=self.task_id,
+            status=status,
+            error=error,
+            is_stream=self.is_stream,
+            is_degraded=self.degraded,
+            route=self.route,
+            context=self.context,
+            handoff=self.handoff,
+            first_byte_ms=self.first_byte_ms,
+            latency_ms=self.ms(),
+            request=self.body,
+            response=self.response,
+            attempts=tuple(self.attempts),
+            meta=self.meta,
+        )
+
+
+def new_call_id() -> str:
+    return "call_" + os.urandom(16).hex()

@@ -1,0 +1,566 @@
+"""Answers one call: who may ask, which models, in which order, is the answer good enough.
+
+Owns the order of the steps and the promise that a call is recorded before its answer's last byte.
+What each step does stands in the modules it calls. Runs in one event loop; nothing here blocks.
+"""
+
+import asyncio
+import hashlib
+import re
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from twin.backends.dialects import (
+    BadRequest,
+    RequestHead,
+    Untranslatable,
+    answer_of,
+    error_body,
+    error_event,
+    put_before,
+    question,
+    read_request,
+    stream_from_whole,
+)
+from twin.config import ROUTED, Config
+from twin.errors import BackendError
+from twin.records import (
+    CallOutcome,
+    Classification,
+    ContextItem,
+    DialectName,
+    Judgement,
+    Question,
+    Usage,
+)
+from twin.serve import judge, route
+from twin.serve.asking import Opened, Unanswered, ask, question_for
+from twin.serve.client import Client, HangUp, Headers
+from twin.serve.exchange import Exchange
+from twin.serve.fleet import Fleet, Member
+from twin.serve.handoff import as_prefix, handoff
+from twin.serve.keyring import Keyring, secret_in
+from twin.serve.ledger import Ledger, cost_usd
+from twin.serve.limits import Admission
+from twin.serve.metrics import Metrics
+from twin.serve.redact import Redactor
+from twin.serve.refusal import Refusal
+from twin.serve.relay import Stream, headers_for, payload_of, succeed
+from twin.serve.scribe import Scribe
+from twin.specialists.router import Router
+
+log = structlog.get_logger("twin.serve")
+
+_PASSED_ON = (b"anthropic-", b"openai-")
+"""Headers by which clients switch on features of a provider (`anthropic-beta`)."""
+_FIRST_MESSAGE = re.compile(
+    rb'"role"\s*:\s*"user"\s*,\s*"content"\s*:\s*(?:\[\s*\{[^"]*(?:"type"\s*:\s*"\w+"\s*,\s*)?"\w+"'
+    rb'\s*:\s*)?"((?:[^"\\]|\\.){0,512})'
+)
+_NO_BODY_KEPT = 4_096
+"""Bytes kept of a request that was refused for its form."""
+
+
+class Injector(Protocol):
+    """Finds context for a request; see `inject`."""
+
+    async def find(self, asked: Question) -> tuple[str, tuple[ContextItem, ...]]: ...
+
+
+class Gateway:
+    """Everything that calls share. `adopt` exchanges what a configuration decides."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        fleet: Fleet,
+        keyring: Keyring,
+        ledger: Ledger,
+        scribe: Scribe,
+        router: Router,
+        injector: Injector | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.config = config
+        self.fleet = fleet
+        self.keyring = keyring
+        self.ledger = ledger
+        self.scribe = scribe
+        self.router = router
+        self.injector = injector
+        self.metrics = metrics or Metrics()
+        self.admission = Admission(config.serve)
+        self.requires_keys = config.serve.require_keys
+        self.observers: list[Callable[[Exchange, CallOutcome, int], None]] = []
+        """Told of each call that is over: tracing, logs."""
+
+    def adopt(self, config: Config, fleet: Fleet, router: Router, redactor: Redactor) -> None:
+        """Goes on with another configuration; calls under way finish with the one they have."""
+        self.config = config
+        self.fleet = fleet
+        self.router = router
+        self.scribe.adopt(config.record, redactor)
+        self.ledger.adopt(config.budget, fleet.roles)
+        self.admission.adopt(config.serve)
+
+    async def answer(
+        self, dialect: DialectName, body: bytes, headers: dict[bytes, bytes], client: Client
+    ) -> None:
+        """One call, from its body to its answer's last byte. Raises nothing but cancellation."""
+        exchange = Exchange(dialect, body)
+        self.metrics.began()
+        client.watch()
+        entered = False
+        try:
+            self.scribe.check()
+            if not self.admission.try_enter():
+                await self.admission.enter()
+            entered = True
+            await self._answer(exchange, headers, client)
+        except Refusal as refusal:
+            await self._refuse(exchange, refusal, client)
+        except HangUp:
+            self._cancelled(exchange)
+        except asyncio.CancelledError:
+            self._cancelled(exchange)
+            if not client.is_gone:
+                raise
+        except Exception as error:
+            # The one edge of a request: a fault of this program must not end the connection
+            # without a word, nor leave the call without a record.
+            log.exception("call_failed", call_id=exchange.call_id)
+            sentence = f"The gateway failed ({type(error).__name__}); its log has the details."
+            await self._refuse(exchange, Refusal(500, "internal_error", sentence), client)
+        finally:
+            client.unwatch()
+            if entered:
+                self.admission.leave()
+            self._settle(exchange)
+            if exchange.holder is not None:
+                exchange.holder.used(_num_completion_tokens(exchange))
+
+    async def _answer(
+        self, exchange: Exchange, headers: dict[bytes, bytes], client: Client
+    ) -> None:
+        self._identify(exchange, headers)
+        head = self._read(exchange, headers)
+        name = self.fleet.resolve(head.model)
+        self._may_ask(exchange, name)
+        asked: Question | None = None
+        found: Classification | None = None
+        if name == ROUTED:
+            asked = question(exchange.dialect, exchange.body)
+            found = self.router.classify(asked)
+            plan = route.routed(self.fleet, self.config.route, asked, found)
+        else:
+            plan = route.named(self.fleet, name)
+        exchange.route = plan.decision
+        await self._inject(exchange, plan.steps[0].member, asked, headers)
+        await self._walk(exchange, plan, asked, client)
+
+    def _identify(self, exchange: Exchange, headers: dict[bytes, bytes]) -> None:
+        """Whose call it is. On loopback no key is needed, but one of ours counts all the same."""
+        if self.requires_keys or secret_in(headers).startswith(b"twin-"):
+            exchange.holder = self.keyring.find(headers)
+
+    def _read(self, exchange: Exchange, headers: dict[bytes, bytes]) -> RequestHead:
+        try:
+            head = read_request(exchange.dialect, exchange.body)
+        except BadRequest as error:
+            exchange.body = exchange.body[:_NO_BODY_KEPT]
+            raise Refusal(400, "invalid_request_error", str(error)) from error
+        exchange.head = head
+        exchange.asked_model = head.model
+        exchange.num_prompt_tokens = len(exchange.body) // 4
+        session = headers.get(b"x-twin-session")
+        exchange.session = (
+            session.decode("latin-1")[:200] if session else head.session or _beginning(exchange)
+        )
+        exchange.preference = zlib.crc32(exchange.session.encode("utf-8", "replace"))
+        if b"x-twin-task" in headers:
+            exchange.task_id = headers[b"x-twin-task"].decode("latin-1")[:200]
+        if b"user-agent" in headers:
+            exchange.meta = {"user_agent": headers[b"user-agent"].decode("latin-1")[:200]}
+        exchange.forwarded = tuple(
+            pair for pair in headers.items() if pair[0].startswith(_PASSED_ON)
+        )
+        return head
+
+    def _may_ask(self, exchange: Exchange, name: str) -> None:
+        """Raises Refusal where the key may not ask this model, or not now."""
+        holder = exchange.holder
+        if holder is None:
+            return
+        if not holder.may_ask(name):
+            raise Refusal(
+                403,
+                "model_not_allowed",
+                f"The key `{holder.key.name}` may not ask `{exchange.asked_model}`. It may ask "
+                f"{', '.join(holder.key.models)}; `twin keys` changes that.",
+            )
+        self.ledger.check_key(holder.key, 0.0)
+        holder.begin(exchange.num_prompt_tokens)
+
+    async def _inject(
+        self,
+        exchange: Exchange,
+        member: Member,
+        asked: Question | None,
+        headers: dict[bytes, bytes],
+    ) -> None:
+        """Puts retrieved context before the request, where that is switched on."""
+        if self.injector is None or exchange.dialect == "embeddings":
+            return
+        wanted = headers.get(b"x-twin-context", b"").lower()
+        is_on = self.config.inject.enabled and member.config.inject
+        if wanted in (b"on", b"off"):
+            is_on = wanted == b"on"
+        if not is_on:
+            return
+        asked = asked or question(exchange.dialect, exchange.body)
+        text, items = await self.injector.find(asked)
+        if text:
+            exchange.context = items
+            exchange.prepared = put_before(exchange.dialect, exchange.prepared, text)
+
+    async def _walk(
+        self, exchange: Exchange, plan: route.Plan, asked: Question | None, client: Client
+    ) -> None:
+        """Asks one model after the other until an answer goes out. Raises Refusal."""
+        failures: list[Unanswered] = []
+        weak: tuple[Opened, Judgement] | None = None
+        plain = exchange.prepared
+        for number, step in enumerate(plan.steps):
+            is_last = number == len(plan.steps) - 1
+            self._hand_over(exchange, plan, step, asked, plain, weak, failures)
+            try:
+                opened = await self._ask(exchange, step)
+            except Unanswered as failure:
+                failures.append(failure)
+                continue
+            try:
+                if opened.is_error:
+                    if plan.is_routed and not is_last:
+                        failures.append(self._declined(opened))
+                        continue
+                    await self._pass_error(exchange, opened, client)
+                    return
+                exchange.model = step.member.name
+                exchange.degraded = step.is_degraded
+                if step.is_judged and asked is not None:
+                    judgement = judge.judged(opened, asked)
+                    if judgement.confidence < self.config.route.answer_confidence:
+                        self._escalated(opened, judgement)
+                        weak = (opened, judgement)
+                        continue
+                    await self._send_judged(exchange, opened, judgement, client)
+                elif opened.pieces is not None:
+                    await self._send_stream(exchange, opened, client)
+                else:
+                    await self._send_whole(exchange, opened, client)
+                return
+            finally:
+                await opened.close()
+        if weak is not None:
+            await self._send_weak(exchange, weak, client)
+            return
+        raise _nobody(failures)
+
+    async def _ask(self, exchange: Exchange, step: route.Step) -> Opened:
+        """Puts the request to one model. Raises Unanswered, also where a budget forbids it."""
+        member = step.member
+        head = exchange.head
+        assert head is not None
+        try:
+            asking = (
+                judge.question_for_judging(exchange, member)
+                if step.is_judged
+                else question_for(exchange, member, stream=head.stream)
+            )
+        except Untranslatable as error:
+            raise Unanswered(f"`{member.name}` cannot be asked this: {error}", 400) from error
+        expected = self._expected(exchange, member)
+        why = self.ledger.why_not(member.name, member.config, expected)
+        if why:
+            raise Unanswered(why, 429)
+        if exchange.holder is not None:
+            self.ledger.check_key(exchange.holder.key, expected)
+        self._settle(exchange)
+        exchange.reserved = self.ledger.reserve(
+            member.name, member.config, exchange.key_id, expected
+        )
+        return await ask(exchange, member, asking)
+
+    def _settle(self, exchange: Exchange) -> None:
+        """Puts what the last model asked really cost in its reservation's place."""
+        if exchange.reserved is not None:
+            cost = _cost(exchange) - exchange.settled_usd
+            self.ledger.settle(exchange.reserved, cost)
+            exchange.settled_usd += cost
+            exchange.reserved = None
+
+    def _expected(self, exchange: Exchange, member: Member) -> float:
+        """What the call will cost at most or about, in USD."""
+        if member.is_free:
+            return 0.0
+        head = exchange.head
+        assert head is not None
+        usage = Usage(
+            num_prompt_tokens=exchange.num_prompt_tokens,
+            num_completion_tokens=head.max_tokens or 0,
+        )
+        return cost_usd(member.config, usage)
+
+    def _hand_over(
+        self,
+        exchange: Exchange,
+        plan: route.Plan,
+        step: route.Step,
+        asked: Question | None,
+        plain: bytes,
+        weak: tuple[Opened, Judgement] | None,
+        failures: list[Unanswered],
+    ) -> None:
+        """Tells a bigger tier what the smaller one saw, as a prefix before the request."""
+        exchange.handoff = b""
+        exchange.prepared = plain
+        role = step.member.config.role
+        if not plan.is_routed or asked is None or not self.config.route.handoff:
+            return
+        before = next(
+            (member for tier in route.TIERS for member in self.fleet.of_role(tier)), step.member
+        )
+        if before is step.member or role not in route.TIERS or role == before.config.role:
+            return
+        if exchange.dialect == "embeddings":
+            return
+        reason = plan.decision.reason
+        draft = ""
+        if weak is not None:
+            opened, judgement = weak
+            before, reason = opened.member, judgement.reason
+            draft = answer_of(opened.dialect, opened.first).text
+        elif failures:
+            reason = failures[-1].reason
+        exchange.handoff = handoff(
+            from_model=before.name,
+            to_model=step.member.name,
+            task_id=exchange.task_id or exchange.call_id,
+            question=asked,
+            classification=plan.decision.classification,
+            context=exchange.context,
+            reason=reason,
+            at=exchange.at,
+            draft=draft,
+        )
+        exchange.prepared = put_before(exchange.dialect, plain, as_prefix(exchange.handoff))
+
+    def _declined(self, opened: Opened) -> Unanswered:
+        reason = f"`{opened.member.name}` refused the request ({opened.status})"
+        opened.exchange.attempts.append(opened.attempt("failed", reason=reason))
+        return Unanswered(reason, opened.status)
+
+    def _escalated(self, opened: Opened, judgement: Judgement) -> None:
+        usage = judge.usage_of_judged(opened)
+        self.metrics.escalated()
+        opened.exchange.attempts.append(
+            opened.attempt(
+                "escalated",
+                reason=judgement.reason,
+                usage=usage,
+                cost_usd=cost_usd(opened.member.config, usage),
+                confidence=judgement.confidence,
+            )
+        )
+
+    async def _send_whole(self, exchange: Exchange, opened: Opened, client: Client) -> None:
+        payload = payload_of(exchange, opened)
+        if payload is not opened.first:
+            exchange.response = payload
+        exchange.first_byte_ms = exchange.ms()
+        succeed(opened, opened.first, False)
+        await self._record(exchange, "ok", 200)
+        await client.respond(200, headers_for(exchange, opened), payload)
+
+    async def _send_judged(
+        self, exchange: Exchange, opened: Opened, judgement: Judgement, client: Client
+    ) -> None:
+        succeed(opened, opened.first, False, judgement.confidence)
+        await self._send_kept(exchange, opened, client)
+
+    async def _send_weak(
+        self, exchange: Exchange, weak: tuple[Opened, Judgement], client: Client
+    ) -> None:
+        """Nobody bigger could be asked: the small one's answer is better than none, and marked."""
+        exchange.model = weak[0].member.name
+        exchange.degraded = True
+        exchange.handoff = b""
+        await self._send_kept(exchange, weak[0], client)
+
+    async def _send_kept(self, exchange: Exchange, opened: Opened, client: Client) -> None:
+        """An answer that is there as a whole, as the stream or body that the client asked for."""
+        payload = judge.without_extras(exchange, opened, payload_of(exchange, opened))
+        exchange.first_byte_ms = exchange.ms()
+        if exchange.is_stream:
+            payload = stream_from_whole(exchange.dialect, payload)
+        exchange.response = payload
+        await self._record(exchange, "ok", 200)
+        headers = headers_for(exchange, opened)
+        if exchange.is_stream:
+            await client.start_stream(headers)
+            await client.piece(payload)
+            await client.end_stream()
+        else:
+            await client.respond(200, headers, payload)
+
+    async def _send_stream(self, exchange: Exchange, opened: Opened, client: Client) -> None:
+        stream = Stream(exchange, opened, client)
+        exchange.first_byte_ms = exchange.ms()
+
+        async def finish(stream: Stream) -> None:
+            exchange.response = stream.sent
+            succeed(opened, b"".join(opened.received), True)
+            await self._record(exchange, "ok", 200)
+
+        await client.start_stream(headers_for(exchange, opened))
+        try:
+            await stream.pass_on(finish)
+        except (BackendError, Refusal) as error:
+            if not exchange.is_recorded:
+                await self._broke(exchange, opened, stream, str(error), client)
+            return
+        except (asyncio.CancelledError, HangUp):
+            if not exchange.is_recorded:
+                exchange.response = stream.sent
+                exchange.attempts.append(opened.attempt("cancelled"))
+            raise
+        await client.end_stream()
+
+    async def _broke(
+        self, exchange: Exchange, opened: Opened, stream: Stream, why: str, client: Client
+    ) -> None:
+        """The stream broke after its first byte: no other model may go on, so the client is told
+        in its own dialect."""
+        event = error_event(exchange.dialect, 502, why, "upstream_failed", exchange.call_id)
+        exchange.response = None if stream.sent is None else stream.sent + event
+        opened.member.breaker.failed()
+        exchange.attempts.append(opened.attempt("failed", reason=why))
+        try:
+            await self._record(exchange, "failed", 200, why)
+        except Refusal:
+            self._over(exchange, "failed", 200)
+        await client.piece(event)
+        await client.end_stream()
+
+    async def _pass_error(self, exchange: Exchange, opened: Opened, client: Client) -> None:
+        """The provider refused the request itself: the client hears it in the provider's words."""
+        exchange.model = opened.member.name
+        body = opened.first
+        if opened.dialect != exchange.dialect or not body.lstrip().startswith(b"{"):
+            words = body.decode("utf-8", "replace")[:2_000]
+            body = error_body(
+                exchange.dialect, opened.status, _message_in(words), "", exchange.call_id
+            )
+            exchange.response = body
+        reason = f"refused with {opened.status}"
+        exchange.attempts.append(opened.attempt("failed", reason=reason))
+        await self._record(exchange, "refused", opened.status, reason)
+        await client.respond(opened.status, headers_for(exchange, opened), body)
+
+    async def _refuse(self, exchange: Exchange, refusal: Refusal, client: Client) -> None:
+        """The gateway's own no. Strangers without a key leave no record: they could fill the disk
+        with it."""
+        outcome: CallOutcome = "failed" if exchange.attempts else "refused"
+        body = error_body(
+            exchange.dialect, refusal.status, refusal.message, refusal.code, exchange.call_id
+        )
+        if exchange.is_recorded:
+            pass  # written, but the disk did not confirm it
+        elif refusal.status == 401 or refusal.code in ("overloaded", "recording_failed"):
+            self._over(exchange, outcome, refusal.status)
+        else:
+            exchange.response = body
+            try:
+                await self._record(exchange, outcome, refusal.status, refusal.message)
+            except Refusal:
+                self._over(exchange, outcome, refusal.status)
+        if client.has_begun:
+            return
+        headers: Headers = [*headers_for(exchange, None), *refusal.headers()]
+        await client.respond(refusal.status, headers, body)
+
+    def _cancelled(self, exchange: Exchange) -> None:
+        """The client hung up: what came so far is recorded. Never waits: the task is ending."""
+        if exchange.is_recorded:
+            return
+        try:
+            self._write(exchange, "cancelled", 499, "The client hung up.")
+        except Refusal:
+            self._over(exchange, "cancelled", 499)
+
+    async def _record(
+        self, exchange: Exchange, outcome: CallOutcome, status: int, error: str = ""
+    ) -> None:
+        """Writes the call down, as durably as configured. Raises Refusal where that fails."""
+        self._write(exchange, outcome, status, error)
+        if self.config.record.sync == "disk":
+            await self.scribe.durable()
+
+    def _write(self, exchange: Exchange, outcome: CallOutcome, status: int, error: str) -> None:
+        self.scribe.write(exchange.call(outcome, status, error))
+        self._over(exchange, outcome, status)
+
+    def _over(self, exchange: Exchange, outcome: CallOutcome, status: int) -> None:
+        exchange.is_recorded = True
+        self.metrics.ended(exchange, outcome, status)
+        for observe in self.observers:
+            observe(exchange, outcome, status)
+
+
+def _cost(exchange: Exchange) -> float:
+    return sum(attempt.cost_usd for attempt in exchange.attempts)
+
+
+def _num_completion_tokens(exchange: Exchange) -> int:
+    return sum(a.usage.num_completion_tokens for a in exchange.attempts if a.usage is not None)
+
+
+def _beginning(exchange: Exchange) -> str:
+    """A name for the conversation: a digest of how its first user message begins, since agents
+    send the whole conversation with each call. Found without parsing, which a large body would
+    cost 50 us; where the form is unusual, a digest of the first kilobyte."""
+    found = _FIRST_MESSAGE.search(exchange.body)
+    begins = found[1] if found else exchange.body[:1_024]
+    return hashlib.blake2b(begins, digest_size=8).hexdigest()
+
+
+def _message_in(text: str) -> str:
+    """The sentence in a provider's error body; the text itself where there is none."""
+    try:
+        found = msgspec.json.decode(text)
+        return str(found["error"]["message"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return text or "The model refused the request."
+
+
+def _nobody(failures: list[Unanswered]) -> Refusal:
+    """Why no model answered: each one's reason, and when to come back."""
+    reasons = "; ".join(dict.fromkeys(failure.reason for failure in failures))
+    statuses = {failure.status for failure in failures}
+    waits = [failure.wait_s for failure in failures if failure.wait_s is not None]
+    status = statuses.pop() if len(statuses) == 1 else 502
+    code = {429: "rate_limit_exceeded", 504: "timeout", 503: "unavailable", 400: "unsupported"}
+    wait = min(waits) if waits else None
+    if wait is None and status in (429, 503):
+        wait = 1.0
+    return Refusal(
+        status,
+        code.get(status, "upstream_failed"),
+        f"No model could answer: {reasons or 'none is configured'}. `twin calls` shows each try.",
+        retry_after_s=wait,
+    )

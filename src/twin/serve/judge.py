@@ -1,0 +1,63 @@
+"""Asks the small tier in a way that its answer can be judged, and judges it.
+
+The answer is fetched whole, with the probabilities of its tokens where the server gives them; what
+was added for that is taken out again before the client sees it. The verdict itself is
+`specialists.answer`'s.
+"""
+
+from typing import Any
+
+import msgspec
+
+from twin.backends.dialects import answer_of
+from twin.records import DialectName, Judgement, Question, Usage
+from twin.serve import asking
+from twin.serve.asking import Opened
+from twin.serve.exchange import Exchange
+from twin.serve.fleet import Member
+from twin.serve.relay import usage_for
+from twin.specialists.answer import judge
+
+_GIVES_LOGPROBS = frozenset({"openai", "together", "vllm", "llama-server", "scripted"})
+"""Providers known to answer `logprobs`; others may refuse a request that asks for it."""
+
+
+def question_for_judging(exchange: Exchange, member: Member) -> asking.Question:
+    """The request without streaming and with log-probabilities.
+
+    Raises Untranslatable, Unanswered as `asking.question_for` does.
+    """
+    found = asking.question_for(exchange, member, stream=False)
+    wants = found.dialect == "chat" and member.config.provider in _GIVES_LOGPROBS
+    head = exchange.head
+    if not wants and not (head and head.stream):
+        return found
+    body: dict[str, Any] = msgspec.json.decode(found.body)
+    body.pop("stream", None)
+    body.pop("stream_options", None)
+    if wants:
+        body["logprobs"] = True
+    return found._replace(body=msgspec.json.encode(body), is_changed=True)
+
+
+def judged(opened: Opened, asked: Question) -> Judgement:
+    """How probably the answer will do, and why not."""
+    return judge(answer_of(opened.dialect, opened.first), asked)
+
+
+def usage_of_judged(opened: Opened) -> Usage:
+    return usage_for(opened, opened.first, False)
+
+
+def without_extras(exchange: Exchange, opened: Opened, payload: bytes) -> bytes:
+    """The answer as the client would have received it: no log-probabilities that it did not ask
+    for."""
+    dialect: DialectName = exchange.dialect
+    asked_for = exchange.head is not None and exchange.head.wants_logprobs
+    if dialect != "chat" or asked_for or b'"logprobs"' not in payload:
+        return payload
+    body: dict[str, Any] = msgspec.json.decode(payload)
+    for choice in body.get("choices", ()):
+        if choice.get("logprobs") is not None:
+            choice["logprobs"] = None
+    return msgspec.json.encode(body)

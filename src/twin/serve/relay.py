@@ -1,0 +1,156 @@
+"""Sends a model's answer on to the client, in the client's dialect, and records it in time.
+
+Owns the order that the promise rests on: the record is written before the answer's last byte goes
+out. A stream is passed on as it comes; only the piece that ends it waits for the record.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from twin.backends.dialects import (
+    StreamTranslator,
+    stream_translator,
+    translate_response,
+    usage_of,
+)
+from twin.errors import BackendBroken
+from twin.records import DialectName, Usage
+from twin.serve.asking import Opened
+from twin.serve.client import Client, Headers
+from twin.serve.exchange import Exchange
+from twin.serve.ledger import cost_usd
+
+_ENDS: dict[DialectName, tuple[bytes, ...]] = {
+    "chat": (b"data: [DONE]", b"data:[DONE]"),
+    "completions": (b"data: [DONE]", b"data:[DONE]"),
+    "messages": (b"event: message_stop", b"event:message_stop"),
+    "responses": (
+        b"event: response.completed",
+        b"event: response.incomplete",
+        b"event: response.failed",
+    ),
+    "embeddings": (),
+}
+"""How a stream says that it is over. Text of a model cannot forge it: inside JSON a line break is
+written as `\\n`, so no line of a stream begins with what a model said."""
+
+_NOT_PASSED_ON = frozenset(
+    {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"content-type",
+     b"content-encoding", b"date", b"server", b"set-cookie", b"trailer", b"upgrade", b"via",
+     b"alt-svc", b"strict-transport-security", b"x-request-id", b"cache-control"}
+)  # fmt: skip
+
+
+Finish = Callable[["Stream"], Awaitable[None]]
+"""Records a call whose stream is about to end."""
+
+
+def headers_for(exchange: Exchange, opened: Opened | None) -> Headers:
+    """What the client is told beside the answer: the call's number, who answered, and the
+    provider's own headers (rate limits, processing time)."""
+    headers: Headers = [(b"x-request-id", exchange.call_id.encode())]
+    if exchange.model:
+        headers.append((b"x-twin-model", exchange.model.encode()))
+    if exchange.degraded:
+        headers.append((b"x-twin-degraded", b"true"))
+    if opened is not None:
+        headers += [pair for pair in opened.headers if pair[0] not in _NOT_PASSED_ON]
+    return headers
+
+
+def usage_for(opened: Opened, data: bytes, is_stream: bool) -> Usage:
+    """What the provider counted; where it did not, a quarter of the characters."""
+    usage = usage_of(opened.dialect, data, is_stream)
+    if usage is not None:
+        return usage
+    return Usage(
+        num_prompt_tokens=len(opened.question.body) // 4,
+        # Most of a stream's bytes are its own frames: about one token an event.
+        num_completion_tokens=data.count(b"\ndata:") if is_stream else len(data) // 4,
+        is_estimated=True,
+    )
+
+
+def succeed(opened: Opened, data: bytes, is_stream: bool, confidence: float | None = None) -> None:
+    """Adds the attempt that answered to the exchange."""
+    usage = usage_for(opened, data, is_stream)
+    cost = cost_usd(opened.member.config, usage)
+    opened.exchange.attempts.append(
+        opened.attempt("ok", usage=usage, cost_usd=cost, confidence=confidence)
+    )
+
+
+def payload_of(exchange: Exchange, opened: Opened) -> bytes:
+    """A whole answer in the client's dialect: the same bytes where it speaks the model's."""
+    if opened.dialect == exchange.dialect:
+        return opened.first
+    return translate_response(opened.dialect, exchange.dialect, opened.first, exchange.asked_model)
+
+
+class Stream:
+    """Passes one stream on."""
+
+    def __init__(self, exchange: Exchange, opened: Opened, client: Client) -> None:
+        self.exchange = exchange
+        self.opened = opened
+        self.client = client
+        self._tail = b"\n"
+        self._ends = _ENDS[exchange.dialect]
+        self._keep = max(map(len, self._ends), default=1)
+        self._translator: StreamTranslator | None = None
+        if opened.dialect != exchange.dialect:
+            self._translator = stream_translator(
+                opened.dialect, exchange.dialect, exchange.asked_model
+            )
+        self._sent: list[bytes] = []
+        """What the client received, kept only where it is not what the model sent."""
+        self._is_over = False
+
+    async def pass_on(self, finish: Finish) -> None:
+        """Everything up to the end; `finish` is awaited once, before the last piece goes out.
+
+        Raises BackendError where the stream broke before its end; nothing is recorded then.
+        """
+        opened = self.opened
+        assert opened.pieces is not None
+        piece = opened.first
+        while piece:
+            opened.chunk_ms.append(self.exchange.ms())
+            opened.received.append(piece)
+            if self._translator is not None:
+                piece = self._translator.feed(piece)
+            if piece:
+                await self._send(piece, finish)
+            piece = await anext(opened.pieces, b"")
+        if self._translator is not None:
+            rest = self._translator.end()
+            if rest:
+                await self._send(rest, finish)
+        if not self._is_over:
+            if b'"finish_reason":"' not in b"".join(opened.received[-3:]).replace(b" ", b""):
+                raise BackendBroken("The stream ended before the answer did.")
+            await finish(self)  # a server that says [DONE] by hanging up
+
+    async def _send(self, piece: bytes, finish: Finish) -> None:
+        if self._translator is not None:
+            self._sent.append(piece)
+        if not self._is_over and self._ends_in(piece):
+            self._is_over = True
+            await finish(self)
+        await self.client.piece(piece)
+
+    def _ends_in(self, piece: bytes) -> bool:
+        """Whether the mark that ends the stream lies in this piece, also begun in the last one."""
+        joined = self._tail + piece
+        self._tail = joined[-self._keep :]
+        for mark in self._ends:
+            at = joined.find(mark)
+            while at >= 0:
+                if at > 0 and joined[at - 1] in b"\r\n":
+                    return True
+                at = joined.find(mark, at + 1)
+        return False
+
+    @property
+    def sent(self) -> bytes | None:
+        """What the client received, where it differs from what the model sent."""
+        return None if self._translator is None else b"".join(self._sent)

@@ -1,0 +1,271 @@
+"""Puts the gateway together and runs it: socket, signals, background work, shutdown.
+
+Owns what lives as long as the process. The order at the end is what the records depend on: first
+the answers under way, then the journal, then the recorder.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from twin.backends.http import HttpClient
+from twin.backends.secrets import resolve
+from twin.config import Config
+from twin.errors import ConfigError, TwinError, UsageError
+from twin.serve import logs
+from twin.serve.admin import Admin
+from twin.serve.app import App
+from twin.serve.fleet import Fleet
+from twin.serve.gateway import Gateway
+from twin.serve.keyring import Keyring
+from twin.serve.ledger import Ledger
+from twin.serve.recording import Recording
+from twin.serve.redact import Redactor
+from twin.serve.scribe import Scribe
+from twin.serve.side import Side
+from twin.specialists.router import Router
+from twin.store.database import Store
+from twin.store.ingest import Ingest
+from twin.store.journal import Journal
+
+log = structlog.get_logger("twin.serve")
+
+JOURNAL = "journal"
+"""The folder in `.twin` where calls wait for the store."""
+KEYS_EVERY_S = 2.0
+"""How soon a key that was made or revoked elsewhere counts."""
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves the signals to us: it would end the process before the last records are written."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Service:
+    """One gateway process."""
+
+    def __init__(self, root: Path, load: Callable[[], Config], store: Store) -> None:
+        """`load` reads the configuration, now and at each reload."""
+        self.root = root
+        self.store = store
+        self._load = load
+        self.config = load()
+
+    def run(
+        self,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        ready: Callable[["Service", str, int], None],
+    ) -> None:
+        """Serves until SIGINT or SIGTERM. Raises TwinError where it cannot begin; `ready` is told
+        the address."""
+        host = self.config.serve.host if host is None else host
+        port = self.config.serve.port if port is None else port
+        self.requires_keys = self._check_door(host)
+        with (
+            contextlib.closing(_bind(host, port)) as door,
+            asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        ):
+            runner.run(self._main(door, host, ready))
+
+    def _check_door(self, host: str) -> bool:
+        """Whether keys are needed. Raises ConfigError where they are and there is none."""
+        if _is_loopback(host) and not self.config.serve.require_keys:
+            return False
+        if not self.store.keys.active():
+            raise ConfigError(
+                f"Serving at {host} needs keys, and there is none: anyone who reaches it could "
+                "spend your budget. Make one with `twin keys create NAME`, or serve on 127.0.0.1."
+            )
+        return True
+
+    async def _main(
+        self,
+        door: socket.socket,
+        host: str,
+        ready: Callable[["Service", str, int], None],
+    ) -> None:
+        config = self.config
+        folder = self.store.folder / JOURNAL
+        await asyncio.to_thread(_catch_up, self.store, folder)
+        self.client = HttpClient(max_response_bytes=config.serve.max_response_bytes)
+        self.fleet = Fleet(config, self.root, self.client)
+        ledger = Ledger(config.budget)
+        ledger.begin_with(self.store.calls.spend(ledger.month), self.fleet.roles)
+        keyring = Keyring()
+        keyring.load(self.store.keys.all())
+        scribe = Scribe(Journal(folder), config.record, Redactor(config.record.redact), _alarm)
+        self.gateway = Gateway(
+            config=config,
+            fleet=self.fleet,
+            keyring=keyring,
+            ledger=ledger,
+            scribe=scribe,
+            router=self._router(),
+        )
+        self.gateway.requires_keys = self.requires_keys
+        self.gateway.observers.append(logs.log_call)
+        self.recording = Recording(self.root, config)
+        self.gateway.metrics.gauges.append(self._gauges)
+        admin_key = resolve(config.serve.admin_key, self.root) if config.serve.admin_key else None
+        self.side = Side(self.gateway, self._problems)
+        admin = Admin(self.gateway, lambda: self.store, self.reload, admin_key, self.root)
+        app = App(self.gateway, self.side, admin)
+        server = _Uvicorn(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=int(config.serve.drain_s),
+                h11_max_incomplete_event_size=None,
+            )
+        )
+        self._listen_to_signals(server)
+        keys = asyncio.create_task(self._keep_keys(admin))
+        self.recording.start()
+        ready(self, host, door.getsockname()[1])
+        try:
+            await server.serve(sockets=[door])
+        finally:
+            keys.cancel()
+            await self.fleet.close()
+            await self.client.close()
+            scribe.close()
+            await self.recording.stop(config.serve.drain_s)
+
+    def _listen_to_signals(self, server: uvicorn.Server) -> None:
+        loop = asyncio.get_running_loop()
+
+        def leave(number: signal.Signals) -> None:
+            self.side.is_draining = True
+            server.handle_exit(number, None)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, leave, number)
+        tasks: set[asyncio.Task[None]] = set()
+
+        def reload() -> None:
+            task = asyncio.create_task(self._reload_and_say())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
+
+    async def reload(self) -> None:
+        """Reads the configuration again; calls under way go on with the old one. Raises TwinError,
+        and then nothing has changed. Host, port and store stay as they were at the start."""
+        config = await asyncio.to_thread(self._load)
+        fleet = Fleet(config, self.root, self.client, before=self.fleet)
+        redactor = Redactor(config.record.redact)
+        router = await asyncio.to_thread(self._router)
+        self.config, self.fleet = config, fleet
+        self.gateway.adopt(config, fleet, router, redactor)
+
+    async def _reload_and_say(self) -> None:
+        try:
+            await self.reload()
+        except TwinError as error:
+            log.error("reload_refused", why=str(error))
+        else:
+            log.warning("reloaded", models=list(self.fleet.members))
+
+    def _router(self) -> Router:
+        """The router in service: the trained one, or the rules that ship."""
+        live = self.store.registry.live("router")
+        return (
+            Router.rules()
+            if live is None
+            else Router.load(self.store.artifacts.read(live.artifact))
+        )
+
+    async def _keep_keys(self, admin: Admin) -> None:
+        failed = False
+        while True:
+            await asyncio.sleep(KEYS_EVERY_S)
+            try:
+                await admin.refresh_keys()
+                failed = False
+            except TwinError as error:
+                if not failed:
+                    log.warning("keys_not_read", why=str(error))
+                failed = True
+
+    def _problems(self) -> list[str]:
+        problem = self.recording.problem
+        return [problem] if problem else []
+
+    def _gauges(self) -> list[tuple[str, str, dict[str, str], float]]:
+        gateway, status = self.gateway, self.recording.status
+        plain: list[tuple[str, str, float]] = [
+            ("twin_calls_waiting", "Calls in the queue.", gateway.admission.num_waiting),
+            ("twin_records_written", "Calls written to the journal.", gateway.scribe.num_written),
+            ("twin_records_lost", "Calls served unrecorded.", gateway.scribe.num_lost),
+            ("twin_redactions", "Secrets removed.", gateway.scribe.redactor.num_redacted),
+            ("twin_journal_bytes", "Not yet in the store.", status.backlog_bytes),
+            ("twin_recorder_restarts", "Of the recorder.", self.recording.num_restarts),
+            ("twin_recorder_ok", "1 where records reach the store.",
+             0.0 if self.recording.problem else 1.0),
+        ]  # fmt: skip
+        found = [(name, text, dict[str, str](), value) for name, text, value in plain]
+        for name, member in gateway.fleet.members.items():
+            resting = 1.0 if member.breaker.state == "open" else 0.0
+            found.append(("twin_model_resting", "1 while its breaker is open.",
+                          {"model": name}, resting))  # fmt: skip
+        return found
+
+
+def _alarm(message: str) -> None:
+    log.error("recording", message=message)
+
+
+def _catch_up(store: Store, folder: Path) -> None:
+    """Moves what an earlier run left behind into the store, for a while; the recorder goes on."""
+    with contextlib.suppress(TwinError):
+        Ingest(store, folder).drain()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ModuleNotFoundError:  # Windows has none
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError where the address is taken or not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot listen at {host}:{port}: {error.strerror}. Give another address with --host "
+            "and --port; `--port 0` takes a free one."
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
