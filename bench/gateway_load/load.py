@@ -31,13 +31,20 @@ class Run:
         self.whole = self.under_way = 0
         self.latencies_ms: list[float] = []
         self.firsts_ms: list[float] = []
-        self.counting_from = time.perf_counter() + given.warm
+        self.connected: list[Connection] = []
+        self.is_started = False
         self.end = 0.0
         self.is_done = asyncio.Event()
 
+    def start(self) -> None:
+        self.is_started = True
+        self.counting_from = time.perf_counter() + self.given.warm
+        for connection in self.connected:
+            connection.ask()
+
     def is_over(self) -> bool:
         now = time.perf_counter()
-        if not self.end:
+        if self.is_started and not self.end:
             measured, given = now - self.counting_from, self.given
             enough = measured >= given.seconds and len(self.latencies_ms) >= given.min
             most = max(given.max_seconds, given.seconds)
@@ -61,11 +68,14 @@ class Connection(asyncio.Protocol):
     def __init__(self, run: Run) -> None:
         self._run = run
         self._asking = False
+        self._head = b""
 
     def connection_made(self, transport: asyncio.WriteTransport) -> None:
         self._transport = transport
         self._socket = transport.get_extra_info("socket")
-        self.ask()
+        self._run.connected.append(self)
+        if self._run.is_started:
+            self.ask()
 
     def ask(self) -> None:
         if self._run.is_over():
@@ -149,6 +159,7 @@ async def main(given: argparse.Namespace) -> None:
     run = Run(given)
     for _ in range(given.connections):
         await connect(run)
+    run.start()
     while not run.is_over():
         await asyncio.sleep(0.05)
     if run.under_way:
