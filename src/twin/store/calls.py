@@ -174,9 +174,14 @@ class CallLog:
                 msgspec.convert(dict(row), Spend) for row in connection.execute(query).mappings()
             ]
 
-    def retention(self, *, max_age_days: float, max_mb: float) -> int:
-        """Removes the oldest calls beyond either limit; gives how many."""
-        return retention.apply(self._database, max_age_days=max_age_days, max_mb=max_mb)
+    def retention(
+        self, *, max_age_days: float, max_mb: float, max_calls: int = 1_000_000_000
+    ) -> int:
+        """Removes the oldest calls beyond either limit, at most about `max_calls` of them; gives
+        how many."""
+        return retention.apply(
+            self._database, max_age_days=max_age_days, max_mb=max_mb, max_calls=max_calls
+        )
 
 
 def _between(query: "Select[Any]", since: float | None, until: float | None) -> "Select[Any]":

@@ -21,9 +21,14 @@ Id = BigInteger().with_variant(Integer, "sqlite")
 
 def to_stored(text: str) -> str:
     """The text with what databases refuse written as `\\x1a` and four hexadecimal digits."""
-    if text.isascii() and "\x00" not in text and _ESCAPE not in text:
+    if is_stored_as_it_is(text):
         return text
     return _UNSAFE.sub(lambda match: f"{_ESCAPE}{ord(match[0]):04x}", text)
+
+
+def is_stored_as_it_is(text: str) -> bool:
+    """A quick look that recognises most texts which need no escape, if not all."""
+    return text.isascii() and "\x00" not in text and _ESCAPE not in text
 
 
 def from_stored(stored: str) -> str:

@@ -113,6 +113,12 @@ def open_store(root: Path, url: str = "", *, wait_s: float = DEFAULT_WAIT_S) -> 
     return Store(database, folder)
 
 
+def journal_folder(root: Path) -> Path:
+    """Where the gateway leaves its records for this store, whether or not the store can be
+    opened."""
+    return root / FOLDER / "journal"
+
+
 def _make_folder(folder: Path) -> None:
     """`.twin`, which tells git to look away: a user's repository stays as clean as it was."""
     folder.mkdir(exist_ok=True)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     URL,
+    Boolean,
     Connection,
     Engine,
     Insert,
+    LargeBinary,
     Table,
     create_engine,
     event,
@@ -23,9 +25,10 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.types import TypeEngine
 
 from twin.errors import ConfigError, MissingRequirement
-from twin.store.columns import to_stored
+from twin.store.columns import AnyText, is_stored_as_it_is, to_stored
 from twin.store.faults import translated
 
 if TYPE_CHECKING:
@@ -167,13 +170,24 @@ def _as_stored(
     """The rows with every value as its column's type writes it; done by column, which is faster."""
     columns: list[Iterable[Any]] = []
     for column, values in zip(table.columns, zip(*rows, strict=True), strict=True):
-        convert = column.type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
-        columns.append(map(convert, values) if convert else values)
+        columns.append(_column_as_stored(connection, column.type, values))
     return zip(*columns, strict=True)
 
 
+def _column_as_stored(
+    connection: Connection, kind: TypeEngine[Any], values: tuple[Any, ...]
+) -> Iterable[Any]:
+    if isinstance(kind, Boolean | LargeBinary):
+        return values  # Both drivers take them as they are.
+    if isinstance(kind, AnyText) and is_stored_as_it_is("".join(filter(None, values))):
+        return values  # One look at all of them: most columns of most batches are plain.
+    convert = kind.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+    return map(convert, values) if convert else values
+
+
 def _sqlite(url: URL, wait_s: float) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": wait_s})
+    # Messages of unforeseen errors end up in logs, where recorded prompts must not be.
+    engine = create_engine(url, connect_args={"timeout": wait_s}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _connected(connection: sqlite3.Connection, _record: object) -> None:
@@ -232,7 +246,7 @@ def _postgresql(url: URL, wait_s: float) -> Engine:
         "options": f"{given} {settings}" if given else settings,
     }
     try:
-        return create_engine(url, connect_args=arguments, pool_pre_ping=True)
+        return create_engine(url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True)
     except ModuleNotFoundError as error:
         raise MissingRequirement(
             "`store.url` names a PostgreSQL database, but its driver is not installed. "

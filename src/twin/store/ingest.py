@@ -101,15 +101,6 @@ class Ingest:
             if done.is_elsewhere or not (done.is_behind or done.num_entries):
                 return total
 
-    def backlog_bytes(self) -> int:
-        """What waits in the journal."""
-        waiting = 0
-        for path in segments.in_folder(self._folder):
-            with suppress(FileNotFoundError), Segment(path) as segment:
-                cursor = segment.cursor()
-                waiting += segment.extent(cursor) - cursor
-        return waiting
-
     def _step(self) -> Progress:
         batch = _Batch([], [], {})
         num_damaged = 0
@@ -186,6 +177,16 @@ class Ingest:
             path.rename(path.with_suffix(".free"))
         else:
             path.unlink()
+
+
+def backlog_bytes(folder: Path) -> int:
+    """What waits in a journal, the store not needed."""
+    waiting = 0
+    for path in segments.in_folder(folder):
+        with suppress(FileNotFoundError), Segment(path) as segment:
+            cursor = segment.cursor()
+            waiting += segment.extent(cursor) - cursor
+    return waiting
 
 
 def _read(segment: Segment, batch: _Batch) -> tuple[bool, int]:

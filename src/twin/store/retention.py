@@ -27,29 +27,33 @@ _STEP = 200
 _DAY_S = 86_400.0
 
 
-def apply(database: Database, *, max_age_days: float, max_mb: float) -> int:
-    """Removes calls, the oldest first, until both limits hold; gives how many."""
+def apply(
+    database: Database, *, max_age_days: float, max_mb: float, max_calls: int = 1_000_000_000
+) -> int:
+    """Removes calls, the oldest first, until both limits hold or `max_calls` are gone (roughly:
+    the last step is finished); gives how many went."""
     call = traffic_call.c
     oldest = time.time() - max_age_days * _DAY_S
     num_removed = 0
-    while removed := _remove(database, select(call.number, call.call_id).where(call.at < oldest)):
+    while num_removed < max_calls:
+        removed = _remove(database, select(call.number, call.call_id).where(call.at < oldest))
+        if not removed:
+            _remove_unjoined_feedback(database, oldest)
+            return num_removed + _shrink(database, max_mb * 1e6, max_calls - num_removed)
         num_removed += removed
-    _remove_unjoined_feedback(database, oldest)
-    return num_removed + _shrink(database, int(max_mb * 1_000_000))
+    return num_removed
 
 
-def _shrink(database: Database, max_bytes: int) -> int:
+def _shrink(database: Database, max_bytes: float, max_calls: int) -> int:
     call = traffic_call.c
     with database.reading() as connection:
         total = connection.execute(select(func.sum(call.num_bytes))).scalar() or 0
     excess = int(total) - max_bytes
-    if excess <= 0:
-        return 0
     is_precious = exists().where(traffic_feedback.c.call_id == call.call_id)
     any_call = select(call.number, call.call_id, call.num_bytes)
     num_removed = 0
     for query in (any_call.where(~call.is_escalated, ~is_precious), any_call):
-        while excess > 0:
+        while excess > 0 and num_removed < max_calls:
             with database.reading() as connection:
                 rows = connection.execute(query.order_by(call.at, call.number).limit(_STEP)).all()
             chosen = []

@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ PLAIN = "plain"
 _ROW_BYTES = 600
 """What a call's rows take apart from bodies, with their indices; measured at 100,000 calls."""
 _MAX_IN = 500
+_DAY_S = 86_400
 
 Row = tuple[Any, ...]
 EntryT = TypeVar("EntryT", Call, Feedback)
@@ -239,13 +241,12 @@ def _add_preferences(rows: _Rows, number: int, call: Call) -> None:
 
 
 def _add_spend(rows: _Rows, call: Call) -> None:
-    month = ""
-    counted: set[str] = set()
+    month = month_of(call.at)
+    counted: list[str] = []
     for attempt in call.attempts:
-        month = month or month_of(call.at)
         used = rows.spend.setdefault((month, call.key_id, attempt.model), [0, 0, 0, 0.0])
         if attempt.model not in counted:  # However often it was tried, it was one call.
-            counted.add(attempt.model)
+            counted.append(attempt.model)
             used[0] += 1
         if attempt.usage is not None:
             used[1] += attempt.usage.num_prompt_tokens
@@ -255,7 +256,12 @@ def _add_spend(rows: _Rows, call: Call) -> None:
 
 def month_of(at: float) -> str:
     """`2026-11`, in UTC."""
-    moment = time.gmtime(at)
+    return _month_of_day(int(at // _DAY_S))
+
+
+@lru_cache(maxsize=100)
+def _month_of_day(day: int) -> str:
+    moment = time.gmtime(day * _DAY_S)
     return f"{moment.tm_year:04d}-{moment.tm_mon:02d}"
 
 

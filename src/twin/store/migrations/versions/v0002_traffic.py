@@ -144,7 +144,6 @@ def _parts_of_calls() -> None:
         _key("part", WORD),
         _filled("codec", WORD),
         _filled("body", BYTES),
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "traffic_context",
