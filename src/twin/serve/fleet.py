@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from twin.backends.backend import Backend, Timeouts
+from twin.backends.backend import Backend
+from twin.backends.connection import Timeouts
 from twin.backends.factories import make_backend
 from twin.backends.http import HttpClient
 from twin.backends.secrets import resolve

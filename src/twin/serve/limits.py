@@ -5,6 +5,7 @@ changes nothing, and there is nothing to lock.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -138,28 +139,37 @@ class Admission:
         """Waits for a place. Raises Refusal where the queue is full or the wait is too long."""
         if len(self._waiting) >= self.max_queue:
             raise self._full("the queue is full")
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        place: asyncio.Future[None] = loop.create_future()
         self._waiting.append(place)
+        # Not `asyncio.wait_for`: until Python 3.12 it can swallow a cancellation.
+        timer = loop.call_later(self.wait_s, _expire, place)
         try:
-            await asyncio.wait_for(asyncio.shield(place), self.wait_s)
+            await place
         except TimeoutError:
-            if place.done():  # it came in the same moment
-                return
-            self._waiting.remove(place)
+            self._forget(place)
             raise self._full(f"no place came free in {self.wait_s:g} s") from None
         except asyncio.CancelledError:
-            if place.done():
+            if place.cancelled():
+                self._forget(place)
+            else:  # it was given the place in the same moment
                 self.leave()
-            else:
-                self._waiting.remove(place)
             raise
+        finally:
+            timer.cancel()
 
     def leave(self) -> None:
         """Gives the place back, to the first in the queue if there is one."""
-        if self._waiting and self.num_active <= self.max_concurrency:
-            self._waiting.popleft().set_result(None)
-        else:
-            self.num_active -= 1
+        while self._waiting and self.num_active <= self.max_concurrency:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self.num_active -= 1
+
+    def _forget(self, place: asyncio.Future[None]) -> None:
+        with contextlib.suppress(ValueError):  # `leave` may have passed over it already
+            self._waiting.remove(place)
 
     def _full(self, why: str) -> Refusal:
         return Refusal(
@@ -169,3 +179,8 @@ class Admission:
             "`serve.max_concurrency` and `serve.max_queue`.",
             retry_after_s=1.0,
         )
+
+
+def _expire(place: asyncio.Future[None]) -> None:
+    if not place.done():
+        place.set_exception(TimeoutError())
