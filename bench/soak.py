@@ -5,11 +5,11 @@
 
 A real `twin serve` stands between clients and an upstream that both misbehave: status 500 and 429,
 connections reset before, in the middle of a body or of a stream, stalls, HTML and truncated JSON
-for answers, events split anywhere; clients that hang up, send half of a JSON document or far too much.
-Meanwhile the store is locked by another program, and the recorder is killed. Memory is that of the
-gateway's process, from a tenth of the way on. A record is lost where a client received an answer
-whole, whatever its status, and the store does not hold the call of its `x-request-id`. The last
-line is JSON.
+for answers, events split anywhere; clients that hang up, send half of a JSON document or far too
+much. Meanwhile the store is locked by another program, and the recorder is killed. Memory is that
+of the gateway's process, from a tenth of the way on. A record is lost where a client received an
+answer whole, whatever its status, and the store does not hold the call of its `x-request-id`. The
+last line is JSON.
 """
 
 import argparse
