@@ -29,7 +29,7 @@ class Exchange:
         "asked_model", "at", "attempts", "began", "body", "call_id", "context", "degraded",
         "dialect", "first_byte_ms", "forwarded", "handoff", "head", "holder", "is_recorded",
         "meta", "model", "num_prompt_tokens", "preference", "prepared", "reserved", "response",
-        "route", "session", "settled_usd", "task_id",
+        "route", "session", "settled_usd", "task_id", "traceparent",
     )  # fmt: skip
 
     def __init__(self, dialect: DialectName, body: bytes, call_id: str = "") -> None:
@@ -46,6 +46,8 @@ class Exchange:
         self.holder: Holder | None = None
         self.session = ""
         self.task_id = ""
+        self.traceparent = ""
+        """The caller's span, for tracing."""
         self.preference = 0
         """The same number for all calls of a session: keeps them on one account."""
         self.num_prompt_tokens = 0

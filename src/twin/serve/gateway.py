@@ -184,6 +184,8 @@ class Gateway:
         exchange.preference = zlib.crc32(exchange.session.encode("utf-8", "replace"))
         if b"x-twin-task" in headers:
             exchange.task_id = headers[b"x-twin-task"].decode("latin-1")[:200]
+        if b"traceparent" in headers:
+            exchange.traceparent = headers[b"traceparent"].decode("latin-1")[:200]
         if b"user-agent" in headers:
             exchange.meta = {"user_agent": headers[b"user-agent"].decode("latin-1")[:200]}
         exchange.forwarded = tuple(

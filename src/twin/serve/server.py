@@ -30,15 +30,14 @@ from twin.serve.recording import Recording
 from twin.serve.redact import Redactor
 from twin.serve.scribe import Scribe
 from twin.serve.side import Side
+from twin.serve.telemetry import Tracing, provider_for
 from twin.specialists.router import Router
-from twin.store.database import Store
+from twin.store.database import Store, journal_folder
 from twin.store.ingest import Ingest
 from twin.store.journal import Journal
 
 log = structlog.get_logger("twin.serve")
 
-JOURNAL = "journal"
-"""The folder in `.twin` where calls wait for the store."""
 KEYS_EVERY_S = 2.0
 """How soon a key that was made or revoked elsewhere counts."""
 
@@ -97,7 +96,7 @@ class Service:
         ready: Callable[["Service", str, int], None],
     ) -> None:
         config = self.config
-        folder = self.store.folder / JOURNAL
+        folder = journal_folder(self.root)
         await asyncio.to_thread(_catch_up, self.store, folder)
         self.client = HttpClient(max_response_bytes=config.serve.max_response_bytes)
         self.fleet = Fleet(config, self.root, self.client)
@@ -116,6 +115,10 @@ class Service:
         )
         self.gateway.requires_keys = self.requires_keys
         self.gateway.observers.append(logs.log_call)
+        tracing = None
+        if config.serve.otlp_endpoint:
+            tracing = Tracing(provider_for(config.serve.otlp_endpoint), config.models)
+            self.gateway.observers.append(tracing.observe)
         self.recording = Recording(self.root, config)
         self.gateway.metrics.gauges.append(self._gauges)
         admin_key = resolve(config.serve.admin_key, self.root) if config.serve.admin_key else None
@@ -149,6 +152,8 @@ class Service:
             await self.fleet.close()
             await self.client.close()
             scribe.close()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
             await self.recording.stop(config.serve.drain_s)
 
     def _listen_to_signals(self, server: uvicorn.Server) -> None:
@@ -191,9 +196,7 @@ class Service:
         """The router in service: the trained one, or the rules that ship."""
         live = self.store.registry.live("router")
         return (
-            Router.rules()
-            if live is None
-            else Router.load(self.store.artifacts.read(live.artifact))
+            Router.rules() if live is None else Router.load(self.store.artifacts.get(live.artifact))
         )
 
     async def _keep_keys(self, admin: Admin) -> None:
