@@ -39,7 +39,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gateway_load import ledger, targets, tools
-from gateway_load.processes import until
+from gateway_load.processes import GATEWAY_CORE, LOAD_CORE, until
 from gateway_load.targets import TARGETS, Target
 
 SLOW = ("litellm", "portkey")
@@ -392,8 +392,10 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pace", type=float, default=5.0, help="ms before each paced event")
     parser.add_argument("--seed", type=int, default=0, help="of the order")
     parser.add_argument("--log", type=Path, help="JSON lines of all runs; continues where it ends")
-    parser.add_argument("--load-core", type=int, default=0, help="for the mock and the load")
-    parser.add_argument("--gateway-core", type=int, default=1)
+    parser.add_argument(
+        "--load-core", type=int, default=LOAD_CORE, help="for the mock and the load"
+    )
+    parser.add_argument("--gateway-core", type=int, default=GATEWAY_CORE)
     options = parser.parse_args(given)
     options.seconds = options.seconds or (0.7 if options.quick else 2.0)
     options.rounds = options.rounds or (1 if options.quick else 3)

@@ -31,7 +31,14 @@ from typing import Any
 
 from gateway_load import ledger
 from gateway_load.clients import Client, Tally, requests
-from gateway_load.processes import Process, free_port, listens, until
+from gateway_load.processes import (
+    GATEWAY_CORE,
+    LOAD_CORE,
+    Process,
+    free_port,
+    listens,
+    until,
+)
 
 MAX_GROWTH_MB = 20.0
 CAUGHT_UP_S = 180.0
@@ -181,8 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=48)
     parser.add_argument("--lock-s", type=float, help="how long the store is locked")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--load-core", type=int, default=0, help="for upstream and clients")
-    parser.add_argument("--gateway-core", type=int, default=1)
+    parser.add_argument("--load-core", type=int, default=LOAD_CORE, help="for upstream and clients")
+    parser.add_argument("--gateway-core", type=int, default=GATEWAY_CORE)
     given = parser.parse_args(arguments)
     given.requests = given.requests or (5_000 if given.quick else 200_000)
     given.lock_s = given.lock_s or (2.0 if given.quick else 30.0)

@@ -15,6 +15,8 @@ from typing import IO
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
+LOAD_CORE, GATEWAY_CORE = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+"""Where mock and load run, and where the gateway; the same on a machine with one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
