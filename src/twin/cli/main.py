@@ -24,10 +24,12 @@ from twin.errors import MissingRequirement, StoreFull, TwinError
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "calls": ("twin.cli.calls", "What passed the gateway: search, show, comment, export."),
     "context": ("twin.cli.context", "What a task touches, as text for a model."),
     "doctor": ("twin.cli.doctor", "What is installed, what is missing, and how to get it."),
     "improve": ("twin.cli.improve", "Learns a repository, judges, serves the winner."),
     "index": ("twin.cli.index", "What is in the files: symbols, imports, languages."),
+    "keys": ("twin.cli.keys", "Who may ask the gateway: create, list, revoke."),
     "locate": ("twin.cli.locate", "Which files and symbols a task touches, and why."),
     "mine": ("twin.cli.mine", "What a history holds, and what each rule removed."),
     "models": ("twin.cli.models", "The versions of each model; promote, roll back, history."),

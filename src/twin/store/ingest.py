@@ -7,6 +7,7 @@ Any process may do this at any time; one at a time does.
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -85,20 +86,18 @@ class Ingest:
             except OSError as error:
                 raise faults.of_disk(error, str(self._folder)) from error
 
-    def drain(self) -> Progress:
-        """Steps until nothing is left, or another process is at it."""
+    def drain(self, wait_s: float = 5.0) -> Progress:
+        """Steps until nothing is left; waits while another process is at it, but not longer."""
         total = Progress()
+        deadline = time.monotonic() + wait_s
         while True:
             done = self.step()
-            total = Progress(
-                num_calls=total.num_calls + done.num_calls,
-                num_feedback=total.num_feedback + done.num_feedback,
-                num_duplicates=total.num_duplicates + done.num_duplicates,
-                num_rejected=total.num_rejected + done.num_rejected,
-                num_damaged=total.num_damaged + done.num_damaged,
-                is_elsewhere=done.is_elsewhere,
-            )
-            if done.is_elsewhere or not (done.is_behind or done.num_entries):
+            total = _sum(total, done)
+            if done.is_elsewhere:
+                if time.monotonic() >= deadline:
+                    return total
+                time.sleep(0.02)
+            elif not (done.is_behind or done.num_entries):
                 return total
 
     def _step(self) -> Progress:
@@ -177,6 +176,17 @@ class Ingest:
             path.rename(path.with_suffix(".free"))
         else:
             path.unlink()
+
+
+def _sum(total: Progress, done: Progress) -> Progress:
+    return replace(
+        done,
+        num_calls=total.num_calls + done.num_calls,
+        num_feedback=total.num_feedback + done.num_feedback,
+        num_duplicates=total.num_duplicates + done.num_duplicates,
+        num_rejected=total.num_rejected + done.num_rejected,
+        num_damaged=total.num_damaged + done.num_damaged,
+    )
 
 
 def backlog_bytes(folder: Path) -> int:

@@ -3,8 +3,8 @@
 `python -m twin.store.recorder` reads one line of JSON from stdin (`Settings`: never from arguments,
 which everybody on the machine can read, as a URL may hold a password), then works until stdin ends,
 moves what is left, and goes. Any further byte on stdin wakes it up. On stdout it says how it
-stands, a line of JSON whenever that has changed. A process of its own shares no lock with the gateway's
-event loop: however slow the database is, the gateway is not.
+stands, a line of JSON whenever that has changed. A process of its own shares no lock with the
+gateway's event loop: however slow the database is, the gateway is not.
 
 It gives up on nothing: while the store is locked, full or gone it tries again, ever less often.
 """
