@@ -84,9 +84,7 @@ def _conversation(messages: list[Json]) -> tuple[list[Json], list[Json]]:
             system += [_block(part) for part in parts if part.get("text") != ""]
             continue
         if role == "user":
-            content = message.get("content")
-            turns.append({"role": "user", "content": content if isinstance(content, str) else
-                          [_block(part) for part in content_parts(content, "a user message")]})  # fmt: skip
+            turns.append({"role": "user", "content": _said(message.get("content"))})
         elif role == "assistant":
             if blocks := _assistant(message):
                 turns.append({"role": "assistant", "content": blocks})
@@ -102,6 +100,12 @@ def _conversation(messages: list[Json]) -> tuple[list[Json], list[Json]]:
             )
         is_after_result = is_result
     return system, turns
+
+
+def _said(content: Any) -> str | list[Json]:
+    if isinstance(content, str):
+        return content
+    return [_block(part) for part in content_parts(content, "a user message")]
 
 
 def _assistant(message: Json) -> str | list[Json]:
