@@ -10,7 +10,7 @@ from collections import deque
 
 from twin.backends.connection import Connection, Timeouts
 from twin.backends.url import Url
-from twin.errors import BackendTimeout, BackendUnreachable
+from twin.errors import BackendBroken, BackendTimeout, BackendUnreachable
 
 STOPPING = "The gateway is stopping. Ask again when it is back."
 
@@ -137,7 +137,7 @@ class Pool:
         """Ends all of them, also those that are busy."""
         self._is_closed = True
         for connection in list(self._open):
-            connection.fail(BackendUnreachable(STOPPING))
+            connection.fail(BackendBroken(STOPPING))
         while self._waiters:
             self._wake_next()
 
