@@ -53,7 +53,8 @@ class Served:
                 break
         assert text, f"it did not start: {self.log.read_text()}"
         self.url: str = json.loads(text)["url"]
-        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        self._reader = threading.Thread(target=self.process.stdout.read, daemon=True)
+        self._reader.start()
 
     @property
     def port(self) -> int:
@@ -121,25 +122,41 @@ class Served:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self._wait()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(60)
+        return self._wait()
+
+    def _wait(self) -> int:
+        code = self.process.wait(60)
+        self._reader.join(60)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
+    """As `serving`, for gateways that many tests of one module share."""
+    yield from _starting(tmp_path_factory.mktemp("together"))
 
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """Starts gateways; ends them after the test."""
+    yield from _starting(tmp_path)
+
+
+def _starting(folder: Path) -> Iterator[Callable[..., Served]]:
     started: list[Served] = []
 
     def start(config: str = "", name: str = "home", **environment: str) -> Served:
-        served = Served(tmp_path / name, config, environment)
+        served = Served(folder / name, config, environment)
         started.append(served)
         return served
 
     yield start
     for served in started:
-        if served.process.poll() is None:
-            served.stop()
+        served.stop()

@@ -6,7 +6,9 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from tests.backends.upstream import (
     STALL,
     STREAM_HEAD,
     Pause,
+    Received,
     Step,
     Upstream,
     answer,
@@ -49,83 +52,105 @@ def events_of(body: bytes) -> list[str]:
     return [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]
 
 
+@dataclass
+class Faulty:
+    """One gateway over a model for each fault, and one good model behind them all."""
+
+    served: Served
+    spare: Upstream
+
+    def name(self, fault: str) -> str:
+        return fault.replace(" ", "-")
+
+
+@pytest.fixture(scope="module")
+def faulty(together: Serving) -> Iterator[Faulty]:
+    def good(request: Received) -> Step:
+        return stream("Good", " day.") if request.json.get("stream") else chat("Good day.")
+
+    with ExitStack() as stack:
+        spare = stack.enter_context(Upstream(good))
+        config = model("spare", spare.url)
+        for fault, step in FAULTS.items():
+            name = fault.replace(" ", "-")
+            url = stack.enter_context(Upstream(step)).url
+            config += model(f"{name}-alone", url)
+            config += model(name, url, 'fallback = ["spare"]')
+        yield Faulty(together(config), spare)
+
+
 @pytest.mark.parametrize("fault", sorted(name for name in FAULTS if "in the stream" not in name))
-def test_a_broken_answer_becomes_a_clear_error_and_a_record(fault: str, serving: Serving) -> None:
-    with Upstream(FAULTS[fault]) as upstream:
-        served = serving(model("m", upstream.url))
-        status, headers, body = served.chat(model="m")
-        assert status in (502, 504)
-        assert "`m`" in message_of(body)
-        call = served.recorded(headers["x-request-id"])
+def test_a_broken_answer_becomes_a_clear_error_and_a_record(fault: str, faulty: Faulty) -> None:
+    name = f"{faulty.name(fault)}-alone"
+    status, headers, body = faulty.served.chat(model=name)
+    assert status in (502, 504)
+    assert f"`{name}`" in message_of(body)
+    call = faulty.served.recorded(headers["x-request-id"])
     assert call.outcome == "failed"
     assert call.status == status
     assert [attempt.outcome for attempt in call.attempts] == ["failed"]
     assert call.attempts[0].reason
 
 
-@pytest.mark.parametrize("fault", sorted(FAULTS))
 @pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("fault", sorted(name for name in FAULTS if "in the stream" not in name))
 def test_before_the_first_byte_the_next_model_answers_instead(
-    fault: str, is_stream: bool, serving: Serving
+    fault: str, is_stream: bool, faulty: Faulty
 ) -> None:
-    if is_stream and "in the stream" in fault:
-        pytest.skip("its first byte has gone out by then: see the test of broken streams")
-    good = stream("Good", " day.") if is_stream else chat("Good day.")
-    with Upstream(FAULTS[fault]) as bad, Upstream(good) as spare:
-        config = model("m", bad.url, 'fallback = ["spare"]') + model("spare", spare.url)
-        served = serving(config)
-        status, headers, body = served.chat(model="m", stream=is_stream)
-        assert status == 200
-        assert b"day." in body
-        assert headers["x-twin-model"] == "spare"
-        call = served.recorded(headers["x-request-id"])
+    status, headers, body = faulty.served.chat(model=faulty.name(fault), stream=is_stream)
+    assert status == 200
+    assert b"day." in body
+    assert headers["x-twin-model"] == "spare"
+    call = faulty.served.recorded(headers["x-request-id"])
     assert call.outcome == "ok"
     assert [a.outcome for a in call.attempts] == ["failed", "ok"]
 
 
 @pytest.mark.parametrize("fault", sorted(name for name in FAULTS if "in the stream" in name))
 def test_a_stream_that_breaks_after_its_first_byte_ends_with_an_error_in_the_stream(
-    fault: str, serving: Serving
+    fault: str, faulty: Faulty
 ) -> None:
-    with Upstream(FAULTS[fault]) as upstream, Upstream(stream("no")) as spare:
-        config = model("m", upstream.url, 'fallback = ["spare"]') + model("spare", spare.url)
-        served = serving(config)
-        status, headers, body = served.chat(model="m", stream=True)
-        events = events_of(body)
-        assert status == 200
-        assert json.loads(events[0])["choices"][0]["delta"]["content"] == "Hel"
-        assert "error" in json.loads(events[-1])
-        assert not spare.requests, "never two models in one answer"
-        call = served.recorded(headers["x-request-id"])
+    asked = len(faulty.spare.requests)
+    status, headers, body = faulty.served.chat(model=faulty.name(fault), stream=True)
+    events = events_of(body)
+    assert status == 200
+    assert json.loads(events[0])["choices"][0]["delta"]["content"] == "Hel"
+    assert "error" in json.loads(events[-1])
+    assert len(faulty.spare.requests) == asked, "never two models in one answer"
+    call = faulty.served.recorded(headers["x-request-id"])
     assert call.outcome == "failed"
     assert b"Hel" in call.attempts[0].response
 
 
-@pytest.mark.parametrize(
-    ("step", "status", "words"),
-    [
-        (answer("<html>Bad gateway</html>", content_type="text/html"), 502, "no JSON object"),
-        (answer('{"choices": [{"mess'), 502, "no JSON object"),
-        (answer('{"error": {"message": "out of memory"}}'), 502, "holds an error"),
-        (answer("[1, 2]"), 502, "no JSON object"),
-        (answer(b"\xff\xfe{}"), 502, "no JSON object"),
-        (answer("[" * 100_000), 502, "no JSON object"),
-        (answer("{}", status=500), 502, "trouble of its own (500)"),
-        (answer("<html>", status=503, content_type="text/html"), 502, "trouble of its own (503)"),
-        (answer("{}", status=302, headers={"location": "http://x/"}), 502, "status 302"),
-        (answer("{}", status=404), 502, "does not exist there"),
-        (answer("{}", status=401), 502, "refused a request without a key (401)"),
-    ],
-)
-def test_an_answer_of_the_wrong_kind_is_told_from_a_right_one(
-    step: Step, status: int, words: str, serving: Serving
-) -> None:
-    with Upstream(step) as upstream:
-        served = serving(model("m", upstream.url))
-        found, headers, body = served.chat(model="m")
-        assert found == status
-        assert words in message_of(body)
-        assert served.recorded(headers["x-request-id"]).outcome == "failed"
+WRONG = [
+    (answer("<html>Bad gateway</html>", content_type="text/html"), "no JSON object"),
+    (answer('{"choices": [{"mess'), "no JSON object"),
+    (answer('{"error": {"message": "out of memory"}}'), "holds an error"),
+    (answer("[1, 2]"), "no JSON object"),
+    (answer(b"\xff\xfe{}"), "no JSON object"),
+    (answer("[" * 100_000), "no JSON object"),
+    (answer("{}", status=500), "trouble of its own (500)"),
+    (answer("<html>", status=503, content_type="text/html"), "trouble of its own (503)"),
+    (answer("{}", status=302, headers={"location": "http://x/"}), "status 302"),
+    (answer("{}", status=404), "does not exist there"),
+    (answer("{}", status=401), "refused a request without a key (401)"),
+]
+
+
+@pytest.fixture(scope="module")
+def wrong(together: Serving) -> Iterator[Served]:
+    with ExitStack() as stack:
+        urls = [stack.enter_context(Upstream(step)).url for step, _ in WRONG]
+        config = "".join(model(f"m{number}", url) for number, url in enumerate(urls))
+        yield together(config, "wrong")
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)))
+def test_an_answer_of_the_wrong_kind_is_told_from_a_right_one(number: int, wrong: Served) -> None:
+    status, headers, body = wrong.chat(model=f"m{number}")
+    assert status == 502
+    assert WRONG[number][1] in message_of(body)
+    assert wrong.recorded(headers["x-request-id"]).outcome == "failed"
 
 
 def test_a_request_that_the_provider_refuses_comes_back_in_its_own_words(

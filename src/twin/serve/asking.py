@@ -73,7 +73,10 @@ def question_for(
     if dialect != exchange.dialect:
         source = translate_request(exchange.dialect, dialect, source)
         is_changed = True
-    return Question(dialect, with_model(dialect, source, member.upstream_model), stream, is_changed)
+    # Where the model's name lies is known only of the body that was read.
+    head = exchange.head if source is exchange.body else None
+    named = with_model(dialect, source, member.upstream_model, head)
+    return Question(dialect, named, stream, is_changed)
 
 
 class Opened:

@@ -118,6 +118,10 @@ class Fleet:
         for pattern, target in self._globs.items():
             if fnmatch.fnmatchcase(asked, pattern):
                 return target
+        if not asked:
+            raise Refusal(
+                400, "invalid_request_error", f"Name a `model`: one of {', '.join(self.names)}."
+            )
         near = difflib.get_close_matches(asked, list(self._exact), n=1, cutoff=0.4)
         cure = f"Did you mean `{near[0]}`?" if near else f"There are: {', '.join(self.names)}."
         raise Refusal(404, "model_not_found", f"There is no model `{asked[:200]}` here. {cure}")

@@ -15,9 +15,7 @@ import msgspec
 import structlog
 
 from twin.backends.dialects import (
-    BadRequest,
     RequestHead,
-    Untranslatable,
     answer_of,
     error_body,
     error_event,
@@ -27,7 +25,7 @@ from twin.backends.dialects import (
     stream_from_whole,
 )
 from twin.config import ROUTED, Config
-from twin.errors import BackendError
+from twin.errors import BackendError, BadRequest, Untranslatable
 from twin.records import (
     CallOutcome,
     Classification,
@@ -448,7 +446,7 @@ class Gateway:
     ) -> None:
         """The stream broke after its first byte: no other model may go on, so the client is told
         in its own dialect."""
-        event = error_event(exchange.dialect, 502, why, "upstream_failed", exchange.call_id)
+        event = error_event(exchange.dialect, why, "upstream_failed", exchange.call_id)
         exchange.response = None if stream.sent is None else stream.sent + event
         opened.member.breaker.failed()
         exchange.attempts.append(opened.attempt("failed", reason=why))

@@ -14,6 +14,7 @@ from twin.records import Attempt, CallOutcome, DialectName
 from twin.serve.exchange import Exchange
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
@@ -114,7 +115,7 @@ class Tracing:
         self._provider.shutdown()
 
 
-def _context_of(traceparent: str) -> "object | None":
+def _context_of(traceparent: str) -> "Context | None":
     """The caller's own span, where it sent one (W3C trace context)."""
     if not traceparent:
         return None
