@@ -30,10 +30,10 @@ def answer_object(body: bytes) -> Json:
     return answer
 
 
-def is_json_object(text: str) -> bool:
+def is_json_object(data: bytes) -> bool:
     try:
-        return isinstance(msgspec.json.decode(text), dict)
-    except (msgspec.DecodeError, RecursionError):
+        return isinstance(msgspec.json.decode(data), dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 
 

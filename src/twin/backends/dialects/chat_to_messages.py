@@ -198,7 +198,7 @@ def _output_config(chat: Json) -> Json:
         named = form.get("json_schema")
         schema = named.get("schema") if isinstance(named, dict) else None
         if not isinstance(schema, dict):
-            raise Untranslatable("The response format has no `schema`; Anthropic's needs one.")
+            raise Untranslatable("The response format has no `schema`; add one.")
         config["format"] = {"type": "json_schema", "schema": schema}
     return config
 
@@ -250,4 +250,4 @@ def _choice(choice: Any) -> Json | None:
         return {"type": "any"}
     if isinstance(choice, dict) and isinstance(function := choice.get("function"), dict):
         return {"type": "tool", "name": function.get("name") or ""}
-    raise Untranslatable("The tool choice is neither auto, none, required nor a function's name.")
+    raise Untranslatable("There is no such tool choice; use auto, none, required or a function.")

@@ -167,4 +167,4 @@ def _choice(choice: Any) -> Any:
         tools = [{"type": "function", "function": {"name": name}} for name in names]
         allowed = {"mode": choice.get("mode") or "auto", "tools": tools}
         return {"type": "allowed_tools", "allowed_tools": allowed}
-    raise Untranslatable("The tool choice is neither auto, none, required nor a function's name.")
+    raise Untranslatable("There is no such tool choice; use auto, none, required or a function.")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from twin.backends.dialects.blocks import Json
+from twin.backends.dialects.blocks import Json, is_json_object
 from twin.backends.dialects.faults import error_event
 from twin.backends.sse import Event, SseParser
 from twin.records import DialectName
@@ -70,7 +70,9 @@ class EventTranslator:
 
     def end(self) -> bytes:
         for event in self._parser.end():
-            self._take(event)
+            # Without its blank line it may be cut; then the stream broke off, which is said below.
+            if event.data.strip() == b"[DONE]" or is_json_object(event.data):
+                self._take(event)
         if not self.is_over:
             if self.may_close():
                 self.close()

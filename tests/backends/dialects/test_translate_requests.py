@@ -1,0 +1,654 @@
+"""Requests said in another dialect's words, case by case, and chat -> messages -> chat."""
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twin.backends.dialects import can_translate, translate_request
+from twin.errors import BadRequest, Untranslatable
+
+PNG = "iVBORw0KGgo="
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+ASK = [{"role": "user", "content": "hi"}]
+
+
+def translated(source: Any, target: Any, request: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(translate_request(source, target, json.dumps(request).encode()))
+
+
+def from_chat(**fields: Any) -> dict[str, Any]:
+    return translated("chat", "messages", {"model": "m", "messages": ASK, **fields})
+
+
+def to_chat(**fields: Any) -> dict[str, Any]:
+    return translated(
+        "messages", "chat", {"model": "m", "messages": ASK, "max_tokens": 5, **fields}
+    )
+
+
+def responses(**fields: Any) -> dict[str, Any]:
+    return translated("responses", "chat", {"model": "m", **fields})
+
+
+def test_a_chat_request_in_anthropics_words() -> None:
+    request = {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "developer", "content": [{"type": "text", "text": "Be kind."}]},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "Compare."},
+                    {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
+                    {"type": "image_url", "image_url": {"url": "https://e.org/x.png"}},
+                    {
+                        "type": "file",
+                        "file": {
+                            "filename": "a.pdf",
+                            "file_data": f"data:application/pdf;base64,{PNG}",
+                        },
+                    },
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": "Looking.",
+                "tool_calls": [
+                    {
+                        "id": "c1",
+                        "type": "function",
+                        "function": {"name": "look", "arguments": '{"at": 1}'},
+                    },
+                    {"id": "c2", "type": "function", "function": {"name": "see", "arguments": ""}},
+                ],
+            },
+            {"role": "tool", "tool_call_id": "c1", "content": "red"},
+            {"role": "tool", "tool_call_id": "c2", "content": [{"type": "text", "text": "blue"}]},
+            {"role": "user", "content": "So?"},
+        ],
+        "max_completion_tokens": 50,
+        "temperature": 1.5,
+        "top_p": 0.9,
+        "stop": ["END"],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "user": "u1",
+        "seed": 3,
+        "reasoning_effort": "minimal",
+        "parallel_tool_calls": False,
+        "tool_choice": {"type": "function", "function": {"name": "look"}},
+        "tools": [
+            {
+                "type": "function",
+                "function": {"name": "look", "description": "d", "parameters": SCHEMA},
+            },
+            {"type": "function", "function": {"name": "see", "strict": True}},
+        ],
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "n", "schema": SCHEMA, "strict": True},
+        },
+    }
+    assert translated("chat", "messages", request) == {
+        "model": "m",
+        "max_tokens": 50,
+        "system": [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind."}],
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "Compare."},
+                    {
+                        "type": "image",
+                        "source": {"type": "base64", "media_type": "image/png", "data": PNG},
+                    },
+                    {"type": "image", "source": {"type": "url", "url": "https://e.org/x.png"}},
+                    {
+                        "type": "document",
+                        "source": {"type": "base64", "media_type": "application/pdf", "data": PNG},
+                        "title": "a.pdf",
+                    },
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "text", "text": "Looking."},
+                    {"type": "tool_use", "id": "c1", "name": "look", "input": {"at": 1}},
+                    {"type": "tool_use", "id": "c2", "name": "see", "input": {}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "c1", "content": "red"},
+                    {
+                        "type": "tool_result",
+                        "tool_use_id": "c2",
+                        "content": [{"type": "text", "text": "blue"}],
+                    },
+                ],
+            },
+            {"role": "user", "content": "So?"},
+        ],
+        "stream": True,
+        "top_p": 0.9,
+        "temperature": 1,
+        "stop_sequences": ["END"],
+        "metadata": {"user_id": "u1"},
+        "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": SCHEMA}},
+        "tools": [
+            {"name": "look", "description": "d", "input_schema": SCHEMA},
+            {"name": "see", "strict": True, "input_schema": {"type": "object", "properties": {}}},
+        ],
+        "tool_choice": {"type": "tool", "name": "look", "disable_parallel_tool_use": True},
+    }
+
+
+def test_an_anthropic_request_in_chats_words() -> None:
+    request = {
+        "model": "m",
+        "max_tokens": 50,
+        "system": [
+            {"type": "text", "text": "One.", "cache_control": {"type": "ephemeral"}},
+            {"type": "text", "text": "Two."},
+        ],
+        "messages": [
+            {"role": "user", "content": "Look."},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "hm", "signature": "s"},
+                    {"type": "text", "text": "Looking."},
+                    {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": 1}},
+                    {"type": "tool_use", "id": "t2", "name": "see", "input": {}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "tool_result",
+                        "tool_use_id": "t1",
+                        "content": [
+                            {"type": "text", "text": "red"},
+                            {
+                                "type": "image",
+                                "source": {
+                                    "type": "base64",
+                                    "media_type": "image/png",
+                                    "data": PNG,
+                                },
+                            },
+                        ],
+                    },
+                    {
+                        "type": "tool_result",
+                        "tool_use_id": "t2",
+                        "content": "no such file",
+                        "is_error": True,
+                    },
+                    {"type": "text", "text": "So?"},
+                ],
+            },
+        ],
+        "stop_sequences": ["END"],
+        "temperature": 0.2,
+        "stream": True,
+        "metadata": {"user_id": "u1"},
+        "thinking": {"type": "adaptive"},
+        "output_config": {"effort": "high", "format": {"type": "json_schema", "schema": SCHEMA}},
+        "tools": [{"name": "look", "description": "d", "input_schema": SCHEMA}],
+        "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
+    }
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    assert translated("messages", "chat", request) == {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "One.\n\nTwo."},
+            {"role": "user", "content": "Look."},
+            {
+                "role": "assistant",
+                "content": "Looking.",
+                "tool_calls": [
+                    {
+                        "id": "t1",
+                        "type": "function",
+                        "function": {"name": "look", "arguments": '{"at":1}'},
+                    },
+                    {
+                        "id": "t2",
+                        "type": "function",
+                        "function": {"name": "see", "arguments": "{}"},
+                    },
+                ],
+            },
+            {
+                "role": "tool",
+                "tool_call_id": "t1",
+                "content": "red\n\n(The image is in the next message.)",
+            },
+            {"role": "tool", "tool_call_id": "t2", "content": "Error: no such file"},
+            {"role": "user", "content": [image, {"type": "text", "text": "So?"}]},
+        ],
+        "max_tokens": 50,
+        "temperature": 0.2,
+        "stop": ["END"],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "user": "u1",
+        "reasoning_effort": "high",
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
+        },
+        "tools": [
+            {
+                "type": "function",
+                "function": {"name": "look", "description": "d", "parameters": SCHEMA},
+            }
+        ],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+    }
+
+
+def test_a_responses_request_in_chats_words() -> None:
+    request = {
+        "model": "gpt-x",
+        "instructions": "Be brief.",
+        "input": [
+            {"role": "developer", "content": "Be kind."},
+            {
+                "type": "message",
+                "role": "user",
+                "content": [
+                    {"type": "input_text", "text": "Look."},
+                    {"type": "input_image", "image_url": "https://e.org/x.png", "detail": "low"},
+                ],
+            },
+            {"type": "reasoning", "id": "rs", "summary": []},
+            {
+                "type": "message",
+                "role": "assistant",
+                "content": [{"type": "output_text", "text": "Looking.", "annotations": []}],
+            },
+            {"type": "function_call", "call_id": "c1", "name": "look", "arguments": '{"at":1}'},
+            {"type": "function_call", "call_id": "c2", "name": "see", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c1", "output": "red"},
+            {
+                "type": "function_call_output",
+                "call_id": "c2",
+                "output": [{"type": "input_text", "text": "blue"}],
+            },
+        ],
+        "max_output_tokens": 50,
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "store": True,
+        "stream": True,
+        "parallel_tool_calls": True,
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA, "strict": True}},
+        "tools": [{"type": "function", "name": "look", "parameters": SCHEMA, "strict": True}],
+        "tool_choice": {"type": "function", "name": "look"},
+        "include": ["message.output_text.logprobs"],
+    }
+    look = {"url": "https://e.org/x.png", "detail": "low"}
+    assert translated("responses", "chat", request) == {
+        "model": "gpt-x",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "developer", "content": "Be kind."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "Look."},
+                    {"type": "image_url", "image_url": look},
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": "Looking.",
+                "tool_calls": [
+                    {
+                        "id": "c1",
+                        "type": "function",
+                        "function": {"name": "look", "arguments": '{"at":1}'},
+                    },
+                    {
+                        "id": "c2",
+                        "type": "function",
+                        "function": {"name": "see", "arguments": "{}"},
+                    },
+                ],
+            },
+            {"role": "tool", "tool_call_id": "c1", "content": "red"},
+            {"role": "tool", "tool_call_id": "c2", "content": "blue"},
+        ],
+        "max_completion_tokens": 50,
+        "parallel_tool_calls": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "reasoning_effort": "low",
+        "logprobs": True,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "n", "schema": SCHEMA, "strict": True},
+        },
+        "tools": [
+            {
+                "type": "function",
+                "function": {"name": "look", "parameters": SCHEMA, "strict": True},
+            }
+        ],
+        "tool_choice": {"type": "function", "function": {"name": "look"}},
+    }
+
+
+def test_a_responses_request_reaches_anthropic_by_way_of_chat() -> None:
+    request = {"model": "m", "instructions": "Be brief.", "input": "hi", "max_output_tokens": 9}
+    assert translated("responses", "messages", request) == {
+        "model": "m",
+        "max_tokens": 9,
+        "system": "Be brief.",
+        "messages": ASK,
+    }
+
+
+def test_a_prompt_becomes_a_user_message() -> None:
+    request = {"model": "m", "prompt": ["hi"], "max_tokens": 4, "logprobs": 2, "n": 2, "stop": "E"}
+    assert translated("completions", "chat", request) == {
+        "model": "m",
+        "messages": ASK,
+        "n": 2,
+        "stop": "E",
+        "max_tokens": 4,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+
+
+def test_anthropic_gets_a_bound_where_the_caller_gave_none() -> None:
+    assert from_chat()["max_tokens"] == 8192
+    assert from_chat(max_tokens=3)["max_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("auto", {"type": "auto"}),
+        ("none", {"type": "none"}),
+        ("required", {"type": "any"}),
+        ({"type": "function", "function": {"name": "f"}}, {"type": "tool", "name": "f"}),
+    ],
+)
+def test_every_tool_choice_has_its_word(choice: Any, expected: dict[str, Any]) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}]
+    assert from_chat(tools=tools, tool_choice=choice)["tool_choice"] == expected
+    back = to_chat(tools=[{"name": "f", "input_schema": SCHEMA}], tool_choice=expected)
+    assert back["tool_choice"] == choice
+    assert back["tools"] == tools
+
+
+def test_allowed_tools_are_all_that_anthropic_gets_to_see() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in "ab"]
+    allowed = {"mode": "required", "tools": [tools[1]]}
+    out = from_chat(tools=tools, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+    assert [tool["name"] for tool in out["tools"]] == ["b"]
+    assert out["tool_choice"] == {"type": "any"}
+
+
+def test_json_without_a_schema_becomes_an_instruction() -> None:
+    out = from_chat(response_format={"type": "json_object"})
+    assert out["system"] == "Answer with one JSON object and nothing else."
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("gpt-5.1", "max_completion_tokens"),
+        ("o4-mini", "max_completion_tokens"),
+        ("openai/gpt-5", "max_completion_tokens"),
+        ("gpt-oss-20b", "max_tokens"),
+        ("openai/gpt-oss-20b", "max_tokens"),
+        ("qwen3-4b", "max_tokens"),
+        ("olmo", "max_tokens"),
+    ],
+)
+def test_the_bound_has_the_name_that_the_model_takes(model: str, name: str) -> None:
+    assert to_chat(model=model)[name] == 5
+
+
+def test_an_empty_assistant_turn_is_left_out_for_anthropic_which_refuses_it() -> None:
+    messages = [*ASK, {"role": "assistant", "content": ""}, {"role": "user", "content": "go"}]
+    assert from_chat(messages=messages)["messages"] == [*ASK, {"role": "user", "content": "go"}]
+
+
+def chat_message(**message: Any) -> dict[str, Any]:
+    return {"messages": [message]}
+
+
+def parts(*content: Any) -> dict[str, Any]:
+    return chat_message(role="user", content=list(content))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 2},
+        {"logprobs": True},
+        {"logit_bias": {"5": 1}},
+        {"functions": [{}]},
+        {"modalities": ["text", "audio"]},
+        {"web_search_options": {"search_context_size": "low"}},
+        {"stop": [" "]},
+        {"stop": 5},
+        {"messages": "hi"},
+        {"messages": ["hi"]},
+        {"tools": [{"type": "custom", "custom": {"name": "x"}}]},
+        {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "some"},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}},
+        chat_message(role="critic", content="x"),
+        chat_message(role="user", content=5),
+        chat_message(role="assistant", function_call={"name": "f", "arguments": ""}),
+        chat_message(role="assistant", audio={"id": "a"}),
+        chat_message(role="assistant", tool_calls=[{"type": "custom", "custom": {}}]),
+        chat_message(role="assistant", tool_calls=[{"function": {"name": "f", "arguments": "{"}}]),
+        chat_message(role="assistant", tool_calls=[{"function": {"name": "f", "arguments": "[]"}}]),
+        parts({"type": "input_audio", "input_audio": {}}),
+        parts({"type": "text"}),
+        parts({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}),
+        parts({"type": "file", "file": {"file_id": "f"}}),
+        parts({"type": "file", "file": {"file_data": "data:text/csv;base64,YQ=="}}),
+    ],
+)
+def test_what_anthropic_has_no_words_for_is_refused_with_a_sentence(fields: dict[str, Any]) -> None:
+    with pytest.raises(Untranslatable, match=r"; [a-z].*\.$"):
+        from_chat(**fields)
+
+
+def blocks(*content: Any, role: str = "user") -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": list(content)}]}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"container": "c"},
+        {"mcp_servers": [{"url": "x"}]},
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+        {"tools": [{"name": "f"}], "tool_choice": {"type": "some"}},
+        {"messages": [{"role": "critic", "content": "x"}]},
+        blocks({"type": "image", "source": {"type": "file", "file_id": "f"}}),
+        blocks({"type": "document", "source": {"type": "url", "url": "https://e.org/a.pdf"}}),
+        blocks({"type": "container_upload", "file_id": "f"}),
+        blocks({"type": "server_tool_use", "id": "s", "name": "n", "input": {}}, role="assistant"),
+    ],
+)
+def test_what_chat_has_no_words_for_is_refused_with_a_sentence(fields: dict[str, Any]) -> None:
+    with pytest.raises(Untranslatable, match=r"; [a-z].*\.$"):
+        to_chat(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"previous_response_id": "r", "input": "x"},
+        {"conversation": "c", "input": "x"},
+        {"prompt": {"id": "p"}},
+        {"background": True, "input": "x"},
+        {"input": [{"type": "item_reference", "id": "i"}]},
+        {"input": [{"type": "custom_tool_call", "call_id": "c"}]},
+        {"input": [{"role": "critic", "content": "x"}]},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
+        {"input": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+        {"input": "x", "tools": [{"type": "web_search"}]},
+        {
+            "input": "x",
+            "tools": [{"type": "function", "name": "f"}],
+            "tool_choice": {"type": "mcp"},
+        },
+    ],
+)
+def test_what_is_kept_or_run_at_the_provider_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(Untranslatable, match=r"; [a-z].*\.$"):
+        responses(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"prompt": [1, 2]}, {"prompt": ["a", "b"]}, {"prompt": "a", "suffix": "b"},
+     {"prompt": "a", "echo": True}, {"prompt": "a", "best_of": 3}],
+)  # fmt: skip
+def test_what_only_the_old_endpoint_can_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(Untranslatable):
+        translated("completions", "chat", {"model": "m", **fields})
+
+
+def test_images_in_a_tools_output_follow_in_a_user_message() -> None:
+    shot = [{"type": "input_image", "image_url": "https://e.org/x.png"}]
+    out = responses(
+        input=[
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": shot},
+        ]
+    )
+    image = {"type": "image_url", "image_url": {"url": "https://e.org/x.png"}}
+    assert out["messages"][1]["content"] == "(The image is in the next message.)"
+    assert out["messages"][2] == {"role": "user", "content": [image]}
+
+
+def test_documents_of_text_become_text() -> None:
+    source = {"type": "text", "media_type": "text/plain", "data": "body"}
+    out = to_chat(**blocks({"type": "document", "title": "T", "source": source}))
+    assert out["messages"][0]["content"] == [
+        {"type": "text", "text": "T"},
+        {"type": "text", "text": "body"},
+    ]
+
+
+def test_within_one_dialect_nothing_changes() -> None:
+    body = b'{ "anything" : [1.50] }'
+    assert translate_request("chat", "chat", body) is body
+
+
+def test_pairs_without_a_way_are_named() -> None:
+    assert can_translate("responses", "messages")
+    assert not can_translate("embeddings", "messages")
+    assert not can_translate("chat", "responses")
+    with pytest.raises(Untranslatable, match="No request of `embeddings`"):
+        translate_request("embeddings", "chat", b"{}")
+
+
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+NAMES = st.sampled_from(["look", "see", "go"])
+ARGUMENTS = st.dictionaries(TEXT, TEXT | st.integers(-9, 9) | st.none(), max_size=2)
+CALLS = st.lists(st.tuples(NAMES, ARGUMENTS), min_size=1, max_size=3)
+IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+USER_PARTS = st.lists(st.just(IMAGE) | TEXT.map(lambda text: {"type": "text", "text": text}),
+                      min_size=2, max_size=3)  # fmt: skip
+TURNS = st.lists(
+    st.one_of(
+        st.tuples(st.just("user"), TEXT | USER_PARTS),
+        st.tuples(st.just("assistant"), TEXT),
+        st.tuples(st.just("calls"), CALLS, st.none() | TEXT),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def conversation(system: str | None, turns: list[Any]) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    for number, (kind, what, *more) in enumerate(turns):
+        if kind != "calls":
+            messages.append({"role": kind, "content": what})
+            continue
+        ids = [f"call_{number}_{place}" for place in range(len(what))]
+        calls = [
+            {"id": call_id, "type": "function",
+             "function": {"name": name, "arguments": json.dumps(arguments)}}
+            for call_id, (name, arguments) in zip(ids, what, strict=True)
+        ]  # fmt: skip
+        messages.append({"role": "assistant", "content": more[0], "tool_calls": calls})
+        messages += [
+            {"role": "tool", "tool_call_id": each, "content": f"of {each}"} for each in ids
+        ]
+    return messages
+
+
+def with_decoded_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+    return messages
+
+
+@given(st.none() | TEXT, TURNS)
+def test_chat_to_messages_and_back_keeps_roles_texts_images_and_calls(
+    system: str | None, turns: list[Any]
+) -> None:
+    messages = conversation(system, turns)
+    there = translate_request(
+        "chat", "messages", json.dumps({"model": "m", "messages": messages}).encode()
+    )
+    back = json.loads(translate_request("messages", "chat", there))["messages"]
+    assert with_decoded_arguments(back) == with_decoded_arguments(messages)
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["text", "user", "auto", ""]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(
+            ["type", "role", "content", "text", "tool_calls", "function", "name", "arguments",
+             "image_url", "source", "input", "id", "format", "schema", "effort", "url"]
+        ),
+        inner,
+        max_size=4,
+    ),
+    max_leaves=10,
+)  # fmt: skip
+FIELDS = st.sampled_from(
+    ["messages", "system", "input", "instructions", "prompt", "tools", "tool_choice", "stop", "n",
+     "response_format", "text", "output_config", "metadata", "max_tokens", "modalities", "include",
+     "reasoning_effort", "reasoning", "temperature", "thinking", "best_of", "user", "logprobs"]
+)  # fmt: skip
+
+
+@given(
+    st.dictionaries(FIELDS, ANY, max_size=6),
+    st.sampled_from(
+        [("chat", "messages"), ("messages", "chat"), ("responses", "chat"),
+         ("responses", "messages"), ("completions", "chat"), ("completions", "messages")]
+    ),
+)  # fmt: skip
+def test_any_object_is_translated_or_refused(fields: dict[str, Any], pair: Any) -> None:
+    body = json.dumps(fields).encode()
+    # Refusals are all that may come out of it.
+    with contextlib.suppress(Untranslatable, BadRequest):
+        assert isinstance(json.loads(translate_request(*pair, body)), dict)
