@@ -170,9 +170,7 @@ class CallLog:
         wanted = traffic.month_of(time.time()) if month is None else month
         query = select(traffic_spend).where(used.month == wanted).order_by(used.key_id, used.model)
         with self._database.reading() as connection:
-            return [
-                msgspec.convert(dict(row), Spend) for row in connection.execute(query).mappings()
-            ]
+            return [Spend(**row) for row in connection.execute(query).mappings()]
 
     def retention(
         self, *, max_age_days: float, max_mb: float, max_calls: int = 1_000_000_000
