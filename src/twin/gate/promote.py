@@ -37,35 +37,42 @@ class Judgement:
     verdicts: tuple[Verdict, ...]
 
 
-def in_service(registry: Registry, model: str) -> str:
-    """Whom a candidate must beat besides BM25."""
+def in_service(registry: Registry, model: str, default: str = SHIPPED_DEFAULT) -> str:
+    """Whom a candidate must beat besides the baseline."""
     live = registry.live(model)
-    return live.version_id if live else SHIPPED_DEFAULT
+    return live.version_id if live else default
 
 
 def judge_and_promote(
-    registry: Registry, version: ModelVersion, verdicts: Sequence[Verdict]
+    registry: Registry,
+    version: ModelVersion,
+    verdicts: Sequence[Verdict],
+    *,
+    baseline: str = BASELINE,
+    default: str = SHIPPED_DEFAULT,
+    command: str = "twin improve",
 ) -> Judgement:
     """Moves a candidate to `passed` and `live`, or to `failed`, by its verdicts.
 
     Safe to repeat after an interruption: a version that is already live, passed or failed goes on
-    from there. Raises ValueError where a needed verdict is missing, Refused where another run put
-    a version into service that this candidate was never compared with.
+    from there. `default` is what serves where no version does; it may be the baseline itself.
+    Raises ValueError where a needed verdict is missing, Refused where another run put a version
+    into service that this candidate was never compared with.
     """
     version = registry.get(version.version_id)
     if version.status == "live":
         reason = f"{version.version_id} is already in service."
         return _judgement(version, True, version.version_id, reason, verdicts)
-    current = in_service(registry, version.model)
+    current = in_service(registry, version.model, default)
     by_opponent = {v.opponent: v for v in verdicts if v.candidate == version.version_id}
-    if BASELINE not in by_opponent:
-        raise ValueError(f"{version.version_id} has no verdict against {BASELINE}.")
+    if baseline not in by_opponent:
+        raise ValueError(f"{version.version_id} has no verdict against {baseline}.")
     if current not in by_opponent:
         raise Refused(
             f"{version.version_id} was not compared with {current}, which is in service now. "
-            "Run `twin improve` again."
+            f"Run `{command}` again."
         )
-    deciding = [by_opponent[BASELINE], by_opponent[current]]
+    deciding = [by_opponent[name] for name in dict.fromkeys((baseline, current))]
     lost = [verdict for verdict in deciding if verdict.decision != "better"]
     reason = " ".join(verdict.reason for verdict in lost or deciding)
     if lost:

@@ -29,15 +29,17 @@ BITS: Final = 15
 BUCKETS: Final = 1 << BITS
 """Hash buckets for each of the two kinds of n-grams."""
 
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_APOSTROPHES: Final = "'\u2019"
+_WORD = re.compile(rf"[^\W\d_]+(?:[{_APOSTROPHES}][^\W\d_]+)*")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _OPTION = re.compile(r"^[ \t]*\(?([A-H])[.):][ \t]*(\S[^\n]*)", re.MULTILINE)
+_OPERATORS: Final = "+-*/=^<>×÷±≤≥≠−∑∫√∧∨¬⊃→•~"  # noqa: RUF001 - the signs are meant
 _SENTENCE = re.compile(r"[.!?](?:\s|$)")
 _YEAR = re.compile(r"\b1[0-9]{3}\b|\b20[0-4][0-9]\b")
 _CAPITAL = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+")
 _ACRONYM = re.compile(r"\b[A-Z]{2,6}s?\b")
 _ROMAN = re.compile(r"(?:^|\s)\(?(?:I{1,3}|IV|VI{0,3})[.):]\s")
-_VARIABLE = re.compile(r"(?<![A-Za-z'’])[b-hj-zB-HJ-Z](?![A-Za-z'’.):])")
+_VARIABLE = re.compile(rf"(?<![A-Za-z{_APOSTROPHES}])[b-hj-zB-HJ-Z](?![A-Za-z{_APOSTROPHES}.):])")
 _LATEX = re.compile(r"\\[a-z]+|\$[^$\n]{1,80}\$|[\^_]\{")
 _UNIT = re.compile(
     r"\d\s?(?:%|°|k?m|cm|mm|kg|g|mg|s|ms|h|hz|khz|mhz|v|a|w|kw|j|kj|n|ohms?|km/h|m/s|mol|l|ml|"
@@ -46,7 +48,8 @@ _UNIT = re.compile(
 )
 _STATEMENT = re.compile(r"\b(?:Statement|Scenario|Premise|Case|Part|Step)s? ?(?:\d|[IVX]+)\b")
 _PASSAGE = re.compile(
-    r"\b(?:refers? to the following|passage|excerpt|the following (?:text|code|document|article))\b",
+    r"\b(?:refers? to the following|passage|excerpt|the following "
+    r"(?:text|code|document|article))\b",
     re.IGNORECASE,
 )
 _SYMBOL = re.compile(r"[^\w .,'-]")
@@ -59,7 +62,7 @@ _TERMS: Final[dict[str, frozenset[str]]] = {
     name: frozenset(words.split())
     for name, words in {
         "negations": "not except never no without incorrect false least neither nor cannot isn't "
-        "doesn't don't isn’t doesn’t don’t unlikely lacks",
+        "doesn't don't isn\u2019t doesn\u2019t don\u2019t unlikely lacks",
         "superlatives": "best most least primary primarily main mainly likely greatest largest "
         "smallest highest lowest first closest",
         "truth": "true false correct incorrect valid invalid consistent right wrong statement "
@@ -162,7 +165,7 @@ def shape(text: str, num_chars: int | None = None) -> Floats:
     lower = [word.lower() for word in words]
     num_words = max(len(words), 1)
     num_digits = sum(map(text.count, "0123456789"))
-    num_operators = sum(map(text.count, "+-*/=^<>×÷±≤≥≠−∑∫√∧∨¬⊃→•~"))
+    num_operators = sum(map(text.count, _OPERATORS))
     num_upper = sum(map(str.isupper, text))
     length = max(len(text), 1)
     size = len(text) if num_chars is None else num_chars

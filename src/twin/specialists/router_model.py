@@ -127,6 +127,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """APGR of each recipe inside the training part."""
     folds: str
     """How the inner folds were cut: by `group`, `time` or `row`."""
+    calibration: str = ""
+    """`platt` or `isotonic`."""
 
 
 class Learnt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -185,8 +187,7 @@ class Learnt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return _MAGIC + hashlib.sha256(packed).digest() + zlib.compress(packed, 6)
 
     def check(self) -> None:
-        """Raises ValueError where arrays do not fit together: found at loading, not at a request.
-        """
+        """Raises ValueError where arrays do not fit together: found when loading, not later."""
         for grams in (self.words, self.chars):
             if grams.idf.read().shape != (BUCKETS,) or grams.weights.read().shape != (2, BUCKETS):
                 raise ValueError("the n-gram weights have another size")
@@ -224,4 +225,6 @@ def _unpacked(data: bytes) -> bytes:
 
 
 def _damaged(why: str) -> StoreCorrupt:
-    return StoreCorrupt(f"The router is damaged ({why}). Run `twin train router` to make a new one.")
+    return StoreCorrupt(
+        f"The router is damaged ({why}). Run `twin train router` to make a new one."
+    )

@@ -69,7 +69,8 @@ _CUES: Final[dict[str, tuple[tuple[float, str], ...]]] = {
         (5, "architecture|system design|design a system|design the system|design a schema"),
         (5, "microservices or|monolith|event sourcing|data model for|design an api|api design"),
         (4, "scale to|scalable|trade offs between|tradeoffs between|trade offs|tradeoffs"),
-        (4, "how should we structure|how should i structure|which database should|high level design"),
+        (4, "how should we structure|how should i structure|which database should"),
+        (4, "high level design"),
         (3, "consistency model|sharding|multi tenant|design pattern|domain model|bounded context"),
         (2, "design|architect|scaling|throughput|microservice|microservices"),
     ),
@@ -108,21 +109,25 @@ _HARD: Final = (
     "vulnerability|performance|memory leak|legacy|refactor|migrate|migration|prove|derive|legal|"
     "medical|diagnosis|contract|tax|lawsuit|across|entire|whole codebase|several|multiple|"
     "carefully|in detail|detailed|comprehensive|thorough|edge cases|backwards compatible"
-).split("|")
-_STEPS: Final = "then|after that|finally|also|additionally|first|second|third|must|should".split("|")
+)
+_STEPS: Final = "then|after that|finally|also|additionally|first|second|third|must|should"
 _SKILLS: Final = (
     "python javascript typescript rust go java kotlin swift ruby php sql postgresql sqlite redis "
     "docker kubernetes terraform ansible git bash css html react vue django flask fastapi pytest "
     "numpy pandas pytorch excel latex regex graphql aws azure gcp linux nginx c++ c#"
-).split()
+)
 _SAID_SKILL = re.compile(r"\b(?:use|using|with) the ([\w-]{2,40}) skill\b|\bskill: ?([\w-]{2,40})")
 _PROJECT = re.compile(
     r"\b(?:in|for|of|on) (?:the|our|my) ([\w.-]{2,60}) (?:project|repo|repository|codebase)\b"
     r"|\b(?:project|repo|repository):? [\"'`]?([\w./-]{2,60}\w)"
     r"|\bgithub\.com/[\w-]{1,39}/([\w.-]{1,60}\w)|~/(?:src|code|projects|work)/([\w.-]{1,60}\w)"
 )
-_CODE = re.compile(r"```|^(?:diff --git|@@ )|\bdef \w+\(|Traceback \(most|[;{][ \t]*$", re.MULTILINE)
-_ARITHMETIC = re.compile(r"^(?:what(?:'s| is) |calculate |compute )?[\d\s().+*/x×÷^=-]{3,40}\??$")
+_CODE = re.compile(
+    r"```|^(?:diff --git|@@ )|\bdef \w+\(|Traceback \(most|[;{][ \t]*$", re.MULTILINE
+)
+_ARITHMETIC = re.compile(
+    r"^(?:what(?:'s| is) |calculate |compute )?[\d\s().+*/x×÷^=-]{3,40}\??$"  # noqa: RUF001 - meant
+)
 
 _BASE: Final = {
     "heartbeat": 0.97, "triage": 0.92, "simple": 0.90, "retrieval": 0.68, "coding": 0.62,
@@ -154,7 +159,8 @@ def _indexed() -> dict[str, list[tuple[str, str, float]]]:
         for weight, cues in groups
         for cue in cues.split("|")
     ]
-    table += [(_HARD_KIND, 1.0, cue) for cue in _HARD] + [(_STEP_KIND, 1.0, cue) for cue in _STEPS]
+    table += [(_HARD_KIND, 1.0, cue) for cue in _HARD.split("|")]
+    table += [(_STEP_KIND, 1.0, cue) for cue in _STEPS.split("|")]
     found: dict[str, list[tuple[str, str, float]]] = {}
     for kind, weight, cue in table:
         found.setdefault(cue.split()[0], []).append((f" {cue} ", kind, weight))
@@ -245,7 +251,7 @@ def _skill(text: str, words: list[str]) -> str:
     if said:
         return said[1] or said[2]
     known = set(words)
-    return next((skill for skill in _SKILLS if skill in known), "")
+    return next((skill for skill in _SKILLS.split() if skill in known), "")
 
 
 def _project(text: str) -> str:

@@ -88,16 +88,18 @@ def fit_router(
     learners = fit_learners(rows, np.ones(len(rows), bool), seed)
     weak = rows.targets[:, 0]
     known = ~np.isnan(weak)
+    calibration = fit_calibration(opinions[known, :, 0], weak[known], fold[known])
     return _assembled(
         learners,
         blend=_blend(RECIPES[recipe], opinions, rows, gains),
-        calibration=fit_calibration(opinions[known, :, 0], weak[known], fold[known]),
+        calibration=calibration,
         card=Card(
             num_examples=len(rows),
             num_with_both=int((~np.isnan(rows.targets)).all(axis=1).sum()),
             recipe=recipe,
             inner={name: float(values.mean()) for name, values in inner.items()},
             folds=folds,
+            calibration=calibration.kind,
         ),
         has_strong=_knows_strong(rows),
     )
@@ -153,7 +155,7 @@ def _scales(columns: Floats) -> tuple[Floats, Floats]:
 def _mixed(weights: tuple[float, ...], opinions: Floats, rows: Rows) -> Floats:
     columns = _columns(opinions, rows)
     centers, scales = _scales(columns)
-    return (columns - centers) / scales @ np.asarray(weights)
+    return np.asarray((columns - centers) / scales @ np.asarray(weights), np.float64)
 
 
 def _blend(weights: tuple[float, ...], opinions: Floats, rows: Rows, gains: Floats) -> Blend:
@@ -207,5 +209,8 @@ def _chosen(inner: Mapping[str, Floats]) -> str:
 
 def _assembled(learners: Learners, **parts: object) -> Learnt:
     return Learnt(
-        trees=learners.trees(), words=learners.words, chars=learners.chars, **parts  # type: ignore[arg-type]
+        trees=learners.trees(),
+        words=learners.words,
+        chars=learners.chars,
+        **parts,  # type: ignore[arg-type]
     )

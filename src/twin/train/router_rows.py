@@ -114,7 +114,10 @@ class Learners:
             for one in self.boosters
         ]
         parts = [np.column_stack(trees)]
-        parts += [_predicted(self.words, rows.words[which]), _predicted(self.chars, rows.chars[which])]
+        parts += [
+            _predicted(self.words, rows.words[which]),
+            _predicted(self.chars, rows.chars[which]),
+        ]
         return np.stack(parts, axis=1)
 
     def trees(self) -> tuple[Trees, Trees]:
@@ -192,4 +195,4 @@ def _weighted(counts: Sparse, idf: Floats) -> Sparse:
 def _predicted(grams: Grams, counts: Sparse) -> Floats:
     rows = _weighted(counts, np.asarray(grams.idf.read(), np.float64))
     weights = np.asarray(grams.weights.read(), np.float64)
-    return np.asarray(rows @ weights.T) + np.asarray(grams.means)
+    return np.asarray(rows @ weights.T + np.asarray(grams.means), np.float64)
