@@ -16,8 +16,8 @@ from twin.records import (
 )
 
 encode = msgspec.msgpack.Encoder().encode
-NOON = 1_795_262_400.0
-"""2026-11-21 12:00 UTC."""
+NOON = 1_763_726_400.0
+"""2025-11-21 12:00 UTC."""
 
 
 def body(text: str) -> bytes:

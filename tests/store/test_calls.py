@@ -39,7 +39,7 @@ def test_a_call_that_is_there_already_is_left_alone_and_not_paid_twice(store: St
     assert store.calls.add([first, first]) == 1
     assert store.calls.add([call("call_1", session="other"), call("call_2")]) == 1
     assert store.calls.get("call_1") == first
-    (spend,) = store.calls.spend("2026-11")
+    (spend,) = store.calls.spend("2025-11")
     assert (spend.num_calls, spend.cost_usd) == (2, 0.5)
 
 
@@ -168,19 +168,19 @@ def test_spending_is_summed_by_month_key_and_model(store: Store) -> None:
     store.calls.add([call("call_1", key_id="key_1", attempts=again)])
     store.calls.add([call("call_2", key_id="key_1"), call("call_3", at=NOON + 30 * 86_400)])
     used = Usage(num_prompt_tokens=10, num_completion_tokens=5)
-    assert store.calls.spend("2026-11") == [
+    assert store.calls.spend("2025-11") == [
         Spend(
-            month="2026-11", key_id="key_1", model="big", num_calls=1, cost_usd=0.25,
+            month="2025-11", key_id="key_1", model="big", num_calls=1, cost_usd=0.25,
             num_prompt_tokens=used.num_prompt_tokens,
             num_completion_tokens=used.num_completion_tokens,
         ),
         Spend(
-            month="2026-11", key_id="key_1", model="small", num_calls=2, cost_usd=0.75,
+            month="2025-11", key_id="key_1", model="small", num_calls=2, cost_usd=0.75,
             num_prompt_tokens=20, num_completion_tokens=10,
         ),
     ]  # fmt: skip
-    assert [spend.num_calls for spend in store.calls.spend("2026-12")] == [1]
-    assert store.calls.spend("2026-10") == []
+    assert [spend.num_calls for spend in store.calls.spend("2025-12")] == [1]
+    assert store.calls.spend("2025-10") == []
 
 
 def test_spending_without_a_month_is_that_of_the_present_one(store: Store) -> None:

@@ -230,7 +230,7 @@ def _tell(call: Call, said: list[Feedback]) -> None:
         "when (UTC)": show.when(call.at),
         "outcome": f"{call.outcome}, status {call.status}",
         "asked model": call.asked_model,
-        "answered by": call.model or None,
+        "answered by": (call.model or "-") + (" (degraded)" if call.is_degraded else ""),
         "error": call.error or None,
         "first byte (ms)": call.first_byte_ms,
         "whole (ms)": call.latency_ms,
@@ -243,6 +243,7 @@ def _tell(call: Call, said: list[Feedback]) -> None:
     }
     if route is not None and route.classification is not None:
         kind = route.classification
+        facts["judged by"] = kind.version or None
         facts["type"] = kind.type
         facts["complexity"] = kind.complexity
         facts["confidence"] = kind.confidence
@@ -272,7 +273,8 @@ def _tell(call: Call, said: list[Feedback]) -> None:
         )
         for attempt in call.attempts
     ]
-    show.table("Attempts", columns, attempts)
+    if attempts:
+        show.table("Attempts", columns, attempts)
     if said:
         rows_said = [(show.when(f.at), f.score, f.comment, f.demonstration) for f in said]
         show.table("Feedback", ("when (UTC)", "score", "comment", "demonstration"), rows_said)

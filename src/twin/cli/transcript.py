@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from twin.errors import TwinError
 from twin.records import Attempt, Call, DialectName, Feedback
 from twin.store.readable import readable
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _GOOD = 0.5
 """Answers with a lower score are no examples."""
+
+# A recorded body can be anything: an error page, half a stream, JSON of another shape.
+_UNREADABLE = (TwinError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 Row = dict[str, object]
 
@@ -44,7 +48,7 @@ def text_of(dialect: DialectName, body: bytes) -> str:
     """What a request says: who said what, where it is a chat."""
     try:
         lines = [f"{m['role']}: {_content(m.get('content'))}" for m in _messages(dialect, body)]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except _UNREADABLE:
         return readable(body)
     return "\n".join(lines) or readable(body)
 
@@ -101,7 +105,7 @@ def _good_answer(call: Call, said: list[Feedback]) -> str:
 def _row(call: Call, **answers: object) -> Row:
     try:
         prompt = _messages(call.dialect, call.request)
-    except ValueError:
+    except _UNREADABLE:
         prompt = [{"role": "user", "content": readable(call.request)}]
     return {
         "prompt": prompt,
@@ -120,7 +124,7 @@ def _assistant(text: str) -> Row:
 
 
 def _messages(dialect: DialectName, body: bytes) -> list[dict[str, Any]]:
-    """Raises ValueError where it is no chat."""
+    """Raises one of _UNREADABLE where it is no chat."""
     from twin.backends.dialects import translate_request
 
     if dialect != "chat":
@@ -144,7 +148,7 @@ def _answer_text(dialect: DialectName, body: bytes, is_stream: bool) -> str:
     try:
         whole = json.dumps(whole_from_stream(dialect, body)).encode() if is_stream else body
         found = answer_of(dialect, whole)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except _UNREADABLE:
         return readable(body)
     calls = [f"{call.name}({call.arguments})" for call in found.tool_calls]
     return "\n".join(part for part in (found.text, *calls) if part)
