@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("twin.cli.models", "The versions of each model; promote, roll back, history."),
     "serve": ("twin.cli.serve", "One endpoint over all models; every call recorded."),
     "runs": ("twin.cli.runs", "What was run on this repository, and how it ended."),
+    "train": ("twin.cli.train", "Learns from recorded calls which model a request needs."),
 }
 """Name -> (module, short help). The module holds a click command in the attribute `command`."""
 
