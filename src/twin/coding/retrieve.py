@@ -15,10 +15,11 @@ import numpy as np
 
 from twin.coding.corpus import Corpus, Scene
 from twin.coding.digest import digests
+from twin.coding.evidence import Words, evidence, rarity, relevance
 from twin.coding.features import FEATURES_VERSION, Matrix, Moment, Question, features
 from twin.coding.index import Blobs, Cache, parsed_blobs
 from twin.coding.languages import language_of
-from twin.coding.lexical import Floats, Ints
+from twin.coding.lexical import Floats, Ints, View
 from twin.coding.precision import LocatedSymbol, WordPlaces, located_symbols
 from twin.coding.reasons import Reason, reasons_for
 from twin.coding.replay import Progress, named
@@ -183,6 +184,19 @@ class Locator:
             files=files,
             seconds=time.perf_counter() - started,
         )
+
+    def relevance(self, words: Words) -> dict[str, float]:
+        """How much each file is about a request, in [0, 1], by its best window or by its path;
+        files that hold none of the words left out. Comparable between requests, unlike scores."""
+        if not len(words):
+            return {}
+        scene = self._scene
+        windows = scene.match_windows(words.terms)
+        amount = scene.best_window(evidence(windows, rarity(windows)))
+        everything = View(np.arange(scene.size), scene.size)
+        paths = scene.path_postings.match(words.terms, everything)
+        relevant = relevance(np.maximum(amount, evidence(paths, rarity(paths))))
+        return {scene.paths[at]: float(relevant[at]) for at in np.flatnonzero(relevant)}
 
     def _reasons(
         self,

@@ -87,6 +87,11 @@ def mine_history(
     return store.history.commits(name)
 
 
+def is_mined(repository: GitRepository, store: Store, config: Config) -> bool:
+    """Whether the history was ever read: whoever answers on the side does not begin with it."""
+    return store.history.head(_history_name(repository, config)) is not None
+
+
 def _counted(items: Iterable[Item], progress: Progress | None) -> Iterator[Item]:
     """The items; whoever watches is told now and then how many there were."""
     for number, item in enumerate(items, start=1):
