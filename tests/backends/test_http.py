@@ -1,6 +1,7 @@
 import asyncio
+import gc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from tests.backends.conftest import Authority, Run
@@ -27,7 +28,7 @@ from tests.backends.upstream import (
     unused_url,
 )
 
-from twin.backends.connection import HIGH_WATER
+from twin.backends.connection import HIGH_WATER, Connection
 from twin.backends.http import HttpClient, Response, Timeouts, Url, prepare
 from twin.errors import BackendBroken, BackendTimeout, BackendUnreachable
 
@@ -572,6 +573,30 @@ def test_closing_the_client_ends_what_is_under_way(run: Run) -> None:
 
         run(ask())
         upstream.wait_until(lambda up: up.hangups)
+
+
+@pytest.mark.parametrize("fault", ["", "closes in the body", "resets before the head"])
+def test_nothing_is_left_for_the_garbage_collector(run: Run, fault: str) -> None:
+    """A gateway that meets a failing server a million times keeps its memory."""
+
+    def left() -> int:
+        return sum(isinstance(each, (Connection, Response)) for each in gc.get_objects())
+
+    with Upstream(FAULTS[fault] if fault else answer("fine"), is_closing=True) as upstream:
+
+        async def ask() -> int:
+            async with client() as http:
+                for _ in range(50):
+                    with suppress(BackendBroken):
+                        await (await post(http, upstream.url)).read()
+            return left()
+
+        gc.collect()
+        gc.disable()
+        try:
+            assert run(ask()) < 5
+        finally:
+            gc.enable()
 
 
 # TLS.

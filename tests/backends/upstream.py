@@ -324,6 +324,7 @@ class _Link(asyncio.Protocol):
         if self.playing is not None and self.current is not None:
             self.upstream.hangups.append(self.current)
             self.playing.cancel()
+            self.playing = self.current = None
         self.upstream._note()
 
     def pause_writing(self) -> None:

@@ -89,7 +89,7 @@ class Response:
             while not self._is_complete:
                 await self._wait()
         if self._error is not None:
-            raise self._error
+            raise self.failure()
         pieces = self._pieces
         if len(pieces) == 1:
             return pieces[0]
@@ -104,7 +104,7 @@ class Response:
         """What has arrived since the last call; an error only after all that came before it."""
         while not self._pieces:
             if self._error is not None:
-                raise self._error
+                raise self.failure()
             if self._is_complete:
                 raise StopAsyncIteration
             await self._wait()
@@ -125,6 +125,12 @@ class Response:
         """`close` for those who cannot wait."""
         if self._connection is not None:
             self._connection.fail(BackendBroken("The answer was closed by its reader."))
+
+    def failure(self) -> BackendError:
+        """The error to raise: a new one each time, as one that were kept here would hold its
+        traceback, and that this, until the garbage collector comes by."""
+        assert self._error is not None
+        return type(self._error)(*self._error.args)
 
     async def _wait(self) -> None:
         """Until something has happened: the head, a piece, the end or a fault."""
@@ -300,6 +306,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._ended(error)
+        # The two hold each other, and thousands of them should not wait for the collector.
+        self._parser = cast(HttpResponseParser, None)
 
     def _ended(self, error: Exception | None) -> None:
         response = self._response

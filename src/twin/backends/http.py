@@ -126,7 +126,7 @@ class HttpClient:
             connection.start(response, start, body, timeouts, started_at, head.is_bodyless)
             await response._wait()
         if response._error is not None and not response.status:
-            raise response._error
+            raise response.failure()
         return response
 
     def _add_pool(self, url: Url) -> Pool:
