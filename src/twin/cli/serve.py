@@ -53,7 +53,7 @@ def command(door: Door, host: str | None, port: int | None, verbose: bool, as_js
         _say_ready(service, at, bound, as_json)
 
     with door.home_store() as (_, _, store):
-        Service(home, load, store).run(host=host, port=port, ready=ready)
+        Service(home, load, store).run(host=host, port=port, verbose=verbose, ready=ready)
 
 
 def _say_ready(service: "Service", host: str, port: int, as_json: bool) -> None:

@@ -4,6 +4,7 @@ Speaks raw ASGI. Knows nothing of models; every method sends exactly what it is 
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -13,8 +14,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-WATCH_AFTER_S = 0.05
-"""Only calls that last longer are watched: a task for each costs more than most small answers."""
+LOOK_EVERY_S = 0.05
+"""Only calls that outlast one look at all of them, or two, are watched: a task or a timer for each
+would cost more than passing on a small answer does."""
 
 _JSON = (b"content-type", b"application/json")
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -30,71 +32,51 @@ class Client:
 
     __slots__ = (
         "_gone",
-        "_idle_s",
-        "_loop",
         "_receive",
         "_send",
         "_sending",
         "_sent_at",
         "_task",
-        "_timer",
         "_watch",
+        "began",
         "has_begun",
-    )  # fmt: skip
+    )
 
-    def __init__(self, receive: Receive, send: Send, *, idle_s: float = 60.0) -> None:
-        """`idle_s`: how long a client may take nothing of what is being sent."""
+    def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self._idle_s = idle_s
         self.has_begun = False
         """Its first byte has gone out: no other model can answer any more."""
+        self.began = time.monotonic()
         self._gone = False
         self._sending = False
         self._sent_at = 0.0
         self._task: asyncio.Task[Any] | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def watch(self) -> None:
-        """From now on the current task is cancelled when the client hangs up."""
-        self._task = asyncio.current_task()
-        self._timer = self._loop.call_later(WATCH_AFTER_S, self._begin_watching)
-
-    def unwatch(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._watch is not None:
-            self._watch.cancel()
-        self._task = None
 
     @property
     def is_gone(self) -> bool:
         """It hung up, and that is why the task was cancelled."""
         return self._gone
 
-    def _begin_watching(self) -> None:
-        self._watch = self._loop.create_task(self._wait_for_end())
-        self._timer = self._loop.call_later(self._idle_s, self._look_for_progress)
+    def stuck_s(self, now: float) -> float:
+        """How long it has taken nothing of what is being sent."""
+        return now - self._sent_at if self._sending else 0.0
+
+    def hang_up(self) -> None:
+        """Ends the work for it."""
+        self._gone = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _listen(self) -> None:
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._wait_for_end())
 
     async def _wait_for_end(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._hang_up()
-
-    def _look_for_progress(self) -> None:
-        """A client that reads nothing for `idle_s` holds memory and a place for nothing."""
-        stuck_s = self._loop.time() - self._sent_at if self._sending else 0.0
-        if stuck_s >= self._idle_s:
-            self._hang_up()
-            return
-        self._timer = self._loop.call_later(self._idle_s - stuck_s, self._look_for_progress)
-
-    def _hang_up(self) -> None:
-        self._gone = True
-        if self._task is not None:
-            self._task.cancel()
+        self.hang_up()
 
     async def respond(
         self, status: int, headers: Headers, body: bytes, content_type: bytes | None = None
@@ -123,7 +105,7 @@ class Client:
 
     async def _put(self, message: Message) -> None:
         self._sending = True
-        self._sent_at = self._loop.time()
+        self._sent_at = time.monotonic()
         try:
             await self._send(message)
         except OSError as error:
@@ -131,3 +113,39 @@ class Client:
             raise HangUp from error
         finally:
             self._sending = False
+
+
+class Watch:
+    """Looks after every call of the process: whose client has gone, or reads nothing any more."""
+
+    def __init__(self, idle_s: float = 60.0) -> None:
+        """`idle_s`: how long a client may take nothing of what is being sent; it holds memory and
+        a place all that time."""
+        self._idle_s = idle_s
+        self._clients: set[Client] = set()
+        self._looking = False
+
+    def begin(self, client: Client) -> None:
+        """From now on the current task is cancelled when this client hangs up."""
+        client._task = asyncio.current_task()
+        self._clients.add(client)
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
+
+    def end(self, client: Client) -> None:
+        self._clients.discard(client)
+        client._task = None
+        if client._watch is not None:
+            client._watch.cancel()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for client in list(self._clients):
+            if now - client.began >= LOOK_EVERY_S:
+                client._listen()
+            if client.stuck_s(now) >= self._idle_s:
+                client.hang_up()
+        self._looking = bool(self._clients)
+        if self._looking:
+            asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)

@@ -6,7 +6,6 @@ What each step does stands in the modules it calls. Runs in one event loop; noth
 
 import asyncio
 import hashlib
-import re
 import zlib
 from collections.abc import Callable
 from typing import Protocol
@@ -37,7 +36,7 @@ from twin.records import (
 )
 from twin.serve import judge, route
 from twin.serve.asking import Opened, Unanswered, ask, question_for
-from twin.serve.client import Client, HangUp, Headers
+from twin.serve.client import Client, HangUp, Headers, Watch
 from twin.serve.exchange import Exchange
 from twin.serve.fleet import Fleet, Member
 from twin.serve.handoff import as_prefix, handoff
@@ -55,10 +54,6 @@ log = structlog.get_logger("twin.serve")
 
 _PASSED_ON = (b"anthropic-", b"openai-")
 """Headers by which clients switch on features of a provider (`anthropic-beta`)."""
-_FIRST_MESSAGE = re.compile(
-    rb'"role"\s*:\s*"user"\s*,\s*"content"\s*:\s*(?:\[\s*\{[^"]*(?:"type"\s*:\s*"\w+"\s*,\s*)?"\w+"'
-    rb'\s*:\s*)?"((?:[^"\\]|\\.){0,512})'
-)
 _NO_BODY_KEPT = 4_096
 """Bytes kept of a request that was refused for its form."""
 
@@ -93,6 +88,7 @@ class Gateway:
         self.injector = injector
         self.metrics = metrics or Metrics()
         self.admission = Admission(config.serve)
+        self.watch = Watch()
         self.requires_keys = config.serve.require_keys
         self.observers: list[Callable[[Exchange, CallOutcome, int], None]] = []
         """Told of each call that is over: tracing, logs."""
@@ -112,7 +108,7 @@ class Gateway:
         """One call, from its body to its answer's last byte. Raises nothing but cancellation."""
         exchange = Exchange(dialect, body)
         self.metrics.began()
-        client.watch()
+        self.watch.begin(client)
         entered = False
         try:
             self.scribe.check()
@@ -135,7 +131,7 @@ class Gateway:
             sentence = f"The gateway failed ({type(error).__name__}); its log has the details."
             await self._refuse(exchange, Refusal(500, "internal_error", sentence), client)
         finally:
-            client.unwatch()
+            self.watch.end(client)
             if entered:
                 self.admission.leave()
             self._settle(exchange)
@@ -177,7 +173,9 @@ class Gateway:
         exchange.num_prompt_tokens = len(exchange.body) // 4
         session = headers.get(b"x-twin-session")
         exchange.session = (
-            session.decode("latin-1")[:200] if session else head.session or _beginning(exchange)
+            session.decode("latin-1")[:200]
+            if session
+            else head.session or _beginning(exchange.body)
         )
         exchange.preference = zlib.crc32(exchange.session.encode("utf-8", "replace"))
         if b"x-twin-task" in headers:
@@ -530,12 +528,21 @@ def _num_completion_tokens(exchange: Exchange) -> int:
     return sum(a.usage.num_completion_tokens for a in exchange.attempts if a.usage is not None)
 
 
-def _beginning(exchange: Exchange) -> str:
+def _beginning(body: bytes) -> str:
     """A name for the conversation: a digest of how its first user message begins, since agents
-    send the whole conversation with each call. Found without parsing, which a large body would
-    cost 50 us; where the form is unusual, a digest of the first kilobyte."""
-    found = _FIRST_MESSAGE.search(exchange.body)
-    begins = found[1] if found else exchange.body[:1_024]
+    send the whole conversation with each call. Found without parsing, which would cost a large
+    body 50 us; where the form is unusual, of the kilobyte that follows."""
+    user = max(body.find(b'"user"'), 0)
+    value = body.find(b'"content"', user, user + 64) + len(b'"content"')
+    begins = body[user : user + 1_024]
+    if value >= len(b'"content"'):
+        if b"[" in body[value : value + 8]:  # a list of parts
+            text = body.find(b'"text":', value, value + 1_024)
+            value = text + len(b'"text":') if text >= 0 else value
+        start = body.find(b'"', value) + 1
+        # Up to a quote, escaped or not: all that counts is that it is the same each time.
+        end = body.find(b'"', start, start + 512)
+        begins = body[start : end if end >= 0 else start + 512]
     return hashlib.blake2b(begins, digest_size=8).hexdigest()
 
 

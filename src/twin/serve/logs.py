@@ -5,6 +5,7 @@ rest.
 """
 
 import sys
+from collections.abc import Callable
 
 import structlog
 
@@ -32,17 +33,23 @@ def configure(*, verbose: bool = False) -> None:
     )
 
 
-def log_call(exchange: Exchange, outcome: CallOutcome, status: int) -> None:
-    """One line for a call that is over."""
+def call_logger(*, verbose: bool = False) -> Callable[[Exchange, CallOutcome, int], None]:
+    """Tells of each call that is over, or only of those that failed."""
     log = structlog.get_logger("twin.serve")
-    tell = log.warning if outcome == "failed" else log.info
-    tell(
-        "call",
-        call_id=exchange.call_id,
-        outcome=outcome,
-        status=status,
-        asked=exchange.asked_model[:200],
-        model=exchange.model,
-        num_attempts=len(exchange.attempts),
-        ms=round(exchange.ms(), 1),
-    )
+
+    def log_call(exchange: Exchange, outcome: CallOutcome, status: int) -> None:
+        if outcome != "failed" and not verbose:
+            return
+        tell = log.warning if outcome == "failed" else log.info
+        tell(
+            "call",
+            call_id=exchange.call_id,
+            outcome=outcome,
+            status=status,
+            asked=exchange.asked_model[:200],
+            model=exchange.model,
+            num_attempts=len(exchange.attempts),
+            ms=round(exchange.ms(), 1),
+        )
+
+    return log_call

@@ -65,6 +65,7 @@ class Service:
         *,
         host: str | None = None,
         port: int | None = None,
+        verbose: bool = False,
         ready: Callable[["Service", str, int], None],
     ) -> None:
         """Serves until SIGINT or SIGTERM. Raises TwinError where it cannot begin; `ready` is told
@@ -76,7 +77,7 @@ class Service:
             contextlib.closing(_bind(host, port)) as door,
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
-            runner.run(self._main(door, host, ready))
+            runner.run(self._main(door, host, verbose, ready))
 
     def _check_door(self, host: str) -> bool:
         """Whether keys are needed. Raises ConfigError where they are and there is none."""
@@ -93,6 +94,7 @@ class Service:
         self,
         door: socket.socket,
         host: str,
+        verbose: bool,
         ready: Callable[["Service", str, int], None],
     ) -> None:
         config = self.config
@@ -114,7 +116,7 @@ class Service:
             router=self._router(),
         )
         self.gateway.requires_keys = self.requires_keys
-        self.gateway.observers.append(logs.log_call)
+        self.gateway.observers.append(logs.call_logger(verbose=verbose))
         tracing = None
         if config.serve.otlp_endpoint:
             tracing = Tracing(provider_for(config.serve.otlp_endpoint), config.models)
