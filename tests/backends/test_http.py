@@ -307,25 +307,6 @@ def test_a_name_that_does_not_exist_is_unreachable(run: Run) -> None:
         run(fetch("http://no-such-host.invalid/v1"))
 
 
-def test_a_connection_that_does_not_come_about_is_a_timeout(run: Run) -> None:
-    """A listener whose queue is full answers no further SYN."""
-    import socket
-
-    limits = Timeouts(connect_s=0.2, first_byte_s=20, idle_s=20, deadline_s=20)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        place = listener.getsockname()
-        waiting = [socket.socket() for _ in range(8)]
-        for each in waiting:
-            each.setblocking(False)
-            each.connect_ex(place)
-        with pytest.raises(BackendTimeout, match="`connect_s`"):
-            run(fetch(f"http://127.0.0.1:{place[1]}/v1", limits))
-        for each in waiting:
-            each.close()
-
-
 @pytest.mark.parametrize(
     "plan",
     [

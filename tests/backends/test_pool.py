@@ -1,12 +1,14 @@
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 from tests.backends.conftest import Run
 from tests.backends.upstream import CLOSE, STALL, Pause, Upstream, answer, unused_url
 
 from twin.backends import connection as connections
+from twin.backends import pool
 from twin.backends.http import HttpClient, Timeouts, Url, prepare
 from twin.errors import BackendBroken, BackendTimeout, BackendUnreachable
 
@@ -265,3 +267,52 @@ def test_a_closed_client_opens_nothing_and_lets_nobody_wait(run: Run) -> None:
         run(main())
         upstream.wait_until(lambda up: not up.num_open)
     assert len(upstream.requests) == 1
+
+
+@contextmanager
+def full_port() -> Iterator[int]:
+    """A port where nobody takes connections: a listener whose queue is full answers no SYN."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        place = listener.getsockname()
+        waiting = [socket.socket() for _ in range(8)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(place)
+        try:
+            yield place[1]
+        finally:
+            for each in waiting:
+                each.close()
+
+
+def test_a_connection_that_does_not_come_about_is_a_timeout(run: Run) -> None:
+    limits = Timeouts(connect_s=0.2, first_byte_s=20, idle_s=20, deadline_s=20)
+
+    async def main(base: str) -> None:
+        async with client() as http:
+            await ask(http, base, limits=limits)
+
+    with full_port() as port, pytest.raises(BackendTimeout, match="`connect_s`"):
+        run(main(f"http://127.0.0.1:{port}/v1"))
+
+
+def test_an_address_that_swallows_packets_does_not_hide_the_next(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Timeouts(connect_s=3.0, first_byte_s=20, idle_s=20, deadline_s=20)
+
+    async def main(base: str) -> bytes:
+        async with client() as http:
+            return await ask(http, base, limits=limits)
+
+    refusing = Url.parse(unused_url()).origin[2]
+    with full_port() as dead, Upstream(answer("fine")) as upstream:
+
+        async def addresses_of(host: str, port: int) -> list[tuple[str, int]]:
+            return [("127.0.0.1", each) for each in (dead, refusing, upstream.port)]
+
+        monkeypatch.setattr(pool, "addresses_of", addresses_of)
+        assert run(main("http://many.example/v1")) == b"fine"
+    assert upstream.requests[0].headers["host"] == "many.example"

@@ -5,6 +5,7 @@ others go. Does not know HTTP.
 """
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 
@@ -76,18 +77,12 @@ class Pool:
             raise
 
     async def _connect(self, timeouts: Timeouts, started_at: float) -> Connection:
-        loop = asyncio.get_running_loop()
+        limit_s = min(timeouts.connect_s, timeouts.deadline_s)
         self._num_opening += 1
         connection: Connection | None = None
         try:
-            async with asyncio.timeout(min(timeouts.connect_s, timeouts.deadline_s)):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(loop, self._place, self._max_bytes, self._freed),
-                    self._host,
-                    self._port,
-                    ssl=self._tls,
-                    server_hostname=self._host if self._tls is not None else None,
-                )
+            async with asyncio.timeout(limit_s):
+                connection = await self._connect_to_any(limit_s)
         except TimeoutError:
             raise BackendTimeout(
                 f"{self._place} did not accept a connection within {timeouts.connect_s:g} s. "
@@ -115,6 +110,29 @@ class Pool:
             raise BackendUnreachable(STOPPING)
         return connection
 
+    async def _connect_to_any(self, limit_s: float) -> Connection:
+        """Tries each address of the host in turn. One that swallows packets, as IPv6 does where it
+        is half set up, must not use up the time of the others."""
+        loop = asyncio.get_running_loop()
+        addresses = await addresses_of(self._host, self._port)
+        for num_left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+            try:
+                async with asyncio.timeout(limit_s / num_left if num_left > 1 else None):
+                    _, connection = await loop.create_connection(
+                        lambda: Connection(loop, self._place, self._max_bytes, self._freed),
+                        *address,
+                        ssl=self._tls,
+                        server_hostname=self._host if self._tls is not None else None,
+                    )
+                    return connection
+            except ssl.SSLError:
+                raise
+            except OSError:
+                # Includes TimeoutError.
+                if num_left == 1:
+                    raise
+        raise OSError(f"{self._host} has no address")
+
     def _freed(self, connection: Connection) -> None:
         """Called by a connection that is idle now, or closed."""
         if not connection.is_open:
@@ -140,6 +158,13 @@ class Pool:
             connection.fail(BackendBroken(STOPPING))
         while self._waiters:
             self._wake_next()
+
+
+async def addresses_of(host: str, port: int) -> list[tuple[str, int]]:
+    """Address and port of each that the name resolves to. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(str(address[0]), int(address[1])) for *_, address in found]
 
 
 def _reason(error: Exception) -> str:
