@@ -11,12 +11,13 @@ streaming or not, size of the prompt) in random order, all targets are measured 
 in random order, so that what is compared was measured within seconds; differences and ratios are
 medians over the rounds.
 
-CPU is that of a gateway's whole process tree, the recorder included until it has caught up. `paced`
-cells stream with pauses, as models do (--pace, half to one and a half of it before every event):
-without pauses the time to the first token under 64 connections only says how long the queue is.
-LiteLLM and Portkey answer so slowly that above 16 connections they are measured in the first round
-only. The load generator acknowledges every packet at once, so that a gateway which writes small
-packets without TCP_NODELAY (TensorZero's) is not seen as 40 ms slower than its work takes.
+CPU is that of a gateway's whole process tree, the recorder included until it has caught up; in
+brackets, of its first process alone. `paced` cells stream with pauses, as models do (--pace, half
+to one and a half of it before every event): without pauses the time to the first token under 64
+connections only says how long the queue is. LiteLLM and Portkey answer so slowly that above 16
+connections they are measured in the first round only. The load generator acknowledges every packet
+at once, so that a gateway which writes small packets without TCP_NODELAY (TensorZero's) is not seen
+as 40 ms slower than its work takes.
 
 With --log FILE every run is a line there as soon as it is done, and runs it already has are not
 repeated. The last line is JSON.
@@ -145,15 +146,16 @@ class Arena:
             process.resume()
         pace = int(self.given.pace * 1000) if cell.mode == "paced" else 0
         targets.get(self.mock_port, f"/pace/{pace}/{pace}")
-        before = process.cpu_s() if process else 0.0
+        before = process.cpu_s() if process else (0.0, 0.0)
         run = self._load(target, cell, seconds=self.given.seconds, warm=self.given.warm)
         began = time.perf_counter()
         if target.root:
             run["recorded"] = self._caught_up(target)
             run["behind_s"] = round(time.perf_counter() - began, 3)
         if process:
-            used = process.cpu_s() - before
-            run["cpu_us"] = round(used / max(run["whole"], 1) * 1e6, 1)
+            used = zip(("cpu_us", "first_process_cpu_us"), process.cpu_s(), before, strict=True)
+            for key, now, then in used:
+                run[key] = round((now - then) / max(run["whole"], 1) * 1e6, 1)
             run["rss_mb"] = round(sum(stat.rss_mb for stat in process.tree()), 1)
             process.pause()
         if target.root and targets.folder_mb(target.root) > FRESH_STORE_MB:
@@ -239,7 +241,8 @@ def _show(run: dict[str, Any]) -> None:
         f"  {run['round']} {run['cell']:18} {run['target']:10} {run['rps']:9.0f}/s"
         f"  p50 {latency.get('p50', 0):8.3f}  p99 {latency.get('p99', 0):8.3f} ms"
         f"  first p50 {first.get('p50', 0):8.3f}  p99 {first.get('p99', 0):8.3f} ms"
-        f"  CPU {run.get('cpu_us', 0):7.0f} us" + (f"  {errors} ERRORS" if errors else ""),
+        f"  CPU {run.get('cpu_us', 0):7.0f} us"
+        f" ({run.get('first_process_cpu_us', 0):.0f})" + (f"  {errors} ERRORS" if errors else ""),
         flush=True,
     )
 
@@ -252,6 +255,7 @@ METRICS: dict[str, Metric] = {
     "first_p50_ms": lambda run: run["first_byte_ms"]["p50"],
     "first_p99_ms": lambda run: run["first_byte_ms"]["p99"],
     "cpu_us": lambda run: run["cpu_us"],
+    "first_process_cpu_us": lambda run: run["first_process_cpu_us"],
 }
 
 

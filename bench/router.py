@@ -7,9 +7,9 @@ Five seeds, two ways to halve the rows: `subject` holds out whole subjects, so t
 a test question is about was ever trained on; `half` draws rows. The router is what `twin train
 router` fits, with its recipe and its calibration chosen on inner folds of the training half alone;
 the test half is scored once. `random` and `length` (the longer, the rather the big model) are
-scored on the same test halves. `shuffled` is what the learners make of outcomes that were dealt anew
-among the training rows: where it beats chance, something leaks. Lines with the same prompt count
-once, so that no test question was trained on.
+scored on the same test halves. `shuffled` is what the learners make of outcomes that were dealt
+anew among the training rows: where it beats chance, something leaks. Lines with the same prompt
+count once, so that no test question was trained on.
 
 Definitions are `twin.gate.routing`'s. Latency is one question at a time, from text to decision, all
 in one thread. The last line is JSON.

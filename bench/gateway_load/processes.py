@@ -89,8 +89,11 @@ class Process:
             pids |= more
         return [stat for stat in stats if stat.pid in pids]
 
-    def cpu_s(self) -> float:
-        return sum(stat.cpu_s for stat in self.tree())
+    def cpu_s(self) -> tuple[float, float]:
+        """(of the whole tree, of the first process alone)"""
+        tree = self.tree()
+        alone = sum(stat.cpu_s for stat in tree if stat.pid == self.pid)
+        return sum(stat.cpu_s for stat in tree), alone
 
     def rss_mb(self) -> float:
         """Of the first process alone."""
