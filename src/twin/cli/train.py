@@ -10,12 +10,13 @@ from twin.cli.door import Door, json_option, pass_door
 from twin.errors import Refused
 
 if TYPE_CHECKING:
-    from twin.cycle.routing import RouterTraining
+    from twin.cycle.routing import RouterTraining, Split
 
 _SPLITS = {
     "time": "later requests, held out",
     "subject": "requests of held-out subjects",
     "order": "requests at the end, held out",
+    "rows": "requests drawn by chance, held out",
 }
 COLUMNS = ("router", "APGR", "CPT 50 %", "CPT 80 %", "calibration error")
 
@@ -38,9 +39,15 @@ def command() -> None:
     metavar="FILE",
     help="JSON lines with prompt, weak_correct, strong_correct instead of recorded calls.",
 )
+@click.option(
+    "--split",
+    type=click.Choice(list(_SPLITS)),
+    default=None,
+    help="What is held out. Default: the latest; without times whole subjects, else the end.",
+)
 @json_option
 @pass_door
-def router(door: Door, data: Path | None, as_json: bool) -> int:
+def router(door: Door, data: Path | None, split: "Split | None", as_json: bool) -> int:
     """Learns which requests need the bigger model, judges on later ones, serves the winner.
 
     Learns from recorded calls: what was escalated, scored with feedback, asked again or accepted.
@@ -63,7 +70,7 @@ def router(door: Door, data: Path | None, as_json: bool) -> int:
         door.home_store() as (home, config, store),
         show.stages(STEPS, quiet=as_json) as tell,
     ):
-        found = train_router(store, config, home.name, data=data, progress=tell)
+        found = train_router(store, config, home.name, data=data, split=split, progress=tell)
     if as_json:
         show.as_json(found)
     else:

@@ -17,7 +17,7 @@ import numpy as np
 from twin import __version__
 from twin.config import Config
 from twin.curate.routing import Curated, from_calls, read_examples
-from twin.errors import Refused, StoreCorrupt
+from twin.errors import Refused, StoreCorrupt, UsageError
 from twin.gate.promote import in_service, judge_and_promote
 from twin.gate.route_verdict import MIN_HOLDOUT, Outcomes, Told, earlier_looks, judge, measure
 from twin.records import Lineage, ModelVersion, RoutingExample
@@ -33,8 +33,13 @@ HOLDOUT: Final = 0.2
 MIN_SUBJECTS: Final = 10
 """Below this a fifth of the subjects would be one or two; rows are held out by position then."""
 
-Split = Literal["time", "subject", "order"]
-FOLDS: Final[dict[Split, Folds]] = {"time": "time", "subject": "group", "order": "row"}
+Split = Literal["time", "subject", "order", "rows"]
+FOLDS: Final[dict[Split, Folds]] = {
+    "time": "time",
+    "subject": "group",
+    "order": "row",
+    "rows": "row",
+}
 """Inner folds that ask what the outer split asks."""
 
 
@@ -74,29 +79,32 @@ def train_router(
     name: str,
     *,
     data: Path | None = None,
+    split: Split | None = None,
     progress: Progress | None = None,
 ) -> RouterTraining:
     """Learns from recorded calls, or from the evaluation answers in `data`.
 
-    `name` is what the run is recorded under. Raises Refused where there is too little to learn
-    from; it says how much is needed. UsageError where `data` cannot be read.
+    `name` is what the run is recorded under; `split` how the held-out part is cut, None by what
+    the examples say. Raises Refused where there is too little to learn from; it says how much is
+    needed. UsageError where `data` cannot be read.
     """
     with running(store, "train router", name, config, redo=True, progress=progress) as run:
         curated = examples_of(store, config, data)
         if progress is not None:
             progress("examples", 1, 1)
-        train, holdout, split = split_of(curated.examples)
+        cut = split or usual_split(curated.examples)
+        train, holdout = split_by(curated.examples, cut)
         missing = shortage(train) or _too_few_held_out(holdout)
         if missing:
             run.status = "refused"
             raise Refused(_refusal(missing, curated, data))
-        version, router = _fitted(store, config, train, split, progress)
-        found = _judged(store, config, version, router, holdout, progress)
+        version, router = _fitted(store, config, train, cut, progress)
+        found = _judged(store, config, version, router, holdout, cut, progress)
         run.status = "refused" if found["decision"] == "worse" else "done"
         card = router.card
         assert card is not None, "a fitted router has a card"
         return RouterTraining(
-            split=split,
+            split=cut,
             num_examples=len(curated.examples),
             num_train=len(train),
             num_holdout=len(holdout),
@@ -121,31 +129,42 @@ def examples_of(store: Store, config: Config, data: Path | None) -> Curated:
     )
 
 
-def split_of(
-    examples: Sequence[RoutingExample],
-) -> tuple[list[RoutingExample], list[RoutingExample], Split]:
-    """(train, held out, how it was cut): by time where every example has one, else whole subjects,
-    else by position. The held-out part is a fifth."""
+def usual_split(examples: Sequence[RoutingExample]) -> Split:
+    """By time where every example has one, else whole subjects, else by position."""
     if examples and all(example.at is not None for example in examples):
-        return *_cut([*sorted(examples, key=lambda example: example.at or 0.0)]), "time"
-    subjects = sorted({example.group for example in examples if example.group}, key=_shuffling)
-    if len(subjects) < MIN_SUBJECTS or not all(example.group for example in examples):
-        return *_cut(examples), "order"
-    later = set(subjects[: max(round(len(subjects) * HOLDOUT), 1)])
-    train = [example for example in examples if example.group not in later]
-    return train, [example for example in examples if example.group in later], "subject"
+        return "time"
+    subjects = {example.group for example in examples}
+    return "subject" if "" not in subjects and len(subjects) >= MIN_SUBJECTS else "order"
 
 
-def _cut(
-    examples: Sequence[RoutingExample],
+def split_by(
+    examples: Sequence[RoutingExample], split: Split
 ) -> tuple[list[RoutingExample], list[RoutingExample]]:
-    cut = round(len(examples) * (1 - HOLDOUT))
-    return list(examples[:cut]), list(examples[cut:])
+    """(train, held out), a fifth held out. Raises UsageError where the examples lack what it needs.
+
+    `rows` draws single requests: fair only where the requests to come are like those there are.
+    """
+    if split == "subject":
+        if not all(example.group for example in examples):
+            raise UsageError("Not every line has a `subject`. Give another `--split`.")
+        subjects = sorted({example.group for example in examples}, key=_shuffling)
+        later = set(subjects[: max(round(len(subjects) * HOLDOUT), 1)])
+        train = [example for example in examples if example.group not in later]
+        return train, [example for example in examples if example.group in later]
+    ordered = list(examples)
+    if split == "time":
+        if not all(example.at is not None for example in examples):
+            raise UsageError("Not every line has a `time`. Give another `--split`.")
+        ordered.sort(key=lambda example: example.at or 0.0)
+    elif split == "rows":
+        ordered.sort(key=lambda example: _shuffling(example.question.text))
+    cut = round(len(ordered) * (1 - HOLDOUT))
+    return ordered[:cut], ordered[cut:]
 
 
-def _shuffling(subject: str) -> str:
-    """An order that has nothing to do with the names, and is the same everywhere."""
-    return hashlib.sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()
+def _shuffling(text: str) -> str:
+    """An order that has nothing to do with what is ordered, and is the same everywhere."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _too_few_held_out(holdout: Sequence[RoutingExample]) -> str:
@@ -173,16 +192,16 @@ def _fitted(
     store: Store,
     config: Config,
     train: Sequence[RoutingExample],
-    split: Split,
+    cut: Split,
     progress: Progress | None,
 ) -> tuple[ModelVersion, Router]:
     seed = config.fit.seed
-    learnt = fit_router(train, folds=FOLDS[split], seed=seed, progress=progress)
+    learnt = fit_router(train, folds=FOLDS[cut], seed=seed, progress=progress)
     artifact = store.artifacts.put(learnt.to_bytes())
     lineage = Lineage(
         code_version=__version__,
-        dataset_hash=key_of([[e.source, e.question.text, e.weak, e.strong] for e in train]),
-        config={"recipe": learnt.card.recipe, "split": split},
+        dataset_hash=key_of([[one.question.text, one.weak, one.strong] for one in train]),
+        config={"recipe": learnt.card.recipe, "split": cut},
         seed=seed,
         parent_version=in_service(store.registry, MODEL, RULES),
     )
@@ -209,9 +228,10 @@ def _judged(
     version: ModelVersion,
     router: Router,
     holdout: Sequence[RoutingExample],
+    cut: Split,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    outcomes = Outcomes.of(holdout)
+    outcomes = Outcomes.of(holdout, by_row=cut == "rows")
     current = in_service(store.registry, MODEL, RULES)
     routers = {version.version_id: router, RULES: Router.rules()}
     if current not in routers:

@@ -59,16 +59,19 @@ class Outcomes:
     """What a cluster is, for people: days, subjects, requests."""
 
     @classmethod
-    def of(cls, examples: Sequence[RoutingExample]) -> "Outcomes":
+    def of(cls, examples: Sequence[RoutingExample], *, by_row: bool = False) -> "Outcomes":
+        """Clusters are days where every example has a time, else subjects, else single requests;
+        with `by_row` single requests whatever there is, as where rows were drawn by chance."""
+
         def numbers(values: Iterable[float | None]) -> Floats:
             return np.array([np.nan if v is None else v for v in values], np.float64)
 
         times = [example.at for example in examples if example.at is not None]
         groups = [example.group for example in examples]
         clusters: tuple[Hashable, ...]
-        if examples and len(times) == len(examples):
+        if not by_row and examples and len(times) == len(examples):
             clusters, unit = tuple(int(at // _DAY_SECONDS) for at in times), "days"
-        elif all(groups):
+        elif not by_row and all(groups):
             clusters, unit = tuple(groups), "subjects"
         else:
             clusters, unit = tuple(range(len(examples))), "requests"

@@ -74,17 +74,19 @@ SAID: Final[Mapping[str, str]] = {
     "unsure_somewhere": "the model was unsure of some words",
 }
 """Finding -> the reason that people read. The last two only where there are log-probabilities."""
+UNTRAINED: Final[Mapping[str, float]] = {
+    "empty": -9.0, "refusal": -3.5, "hedge": -2.0, "truncated": -2.5, "broken_off": -4.5,
+    "filtered": -6.0, "bad_json": -5.0, "bad_tool_call": -5.0, "repetition": -4.0,
+    "echo": -3.0, "unsure": -4.0, "unsure_somewhere": -3.0,
+}  # fmt: skip
+"""Weights before anything was recorded."""
 
 
 class AnswerCheck(msgspec.Struct, frozen=True, kw_only=True):
     """A logistic model: the logit of P(the answer will do) is bias + sum of weight * finding."""
 
     bias: float = 1.4
-    weights: dict[str, float] = {
-        "empty": -9.0, "refusal": -3.5, "hedge": -2.0, "truncated": -2.5, "broken_off": -4.5,
-        "filtered": -6.0, "bad_json": -5.0, "bad_tool_call": -5.0, "repetition": -4.0,
-        "echo": -3.0, "unsure": -4.0, "unsure_somewhere": -3.0,
-    }  # fmt: skip
+    weights: dict[str, float] = msgspec.field(default_factory=lambda: dict(UNTRAINED))
 
     def judge(self, answer: Answer, question: Question) -> Judgement:
         """Never raises, whatever the texts."""

@@ -20,7 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.errors import StoreCorrupt, StoreTooNew
-from twin.specialists.router_features import BUCKETS, FEATURES_VERSION, Floats, Ints
+from twin.specialists.router_features import (
+    BUCKETS,
+    COLUMNS,
+    FEATURES_VERSION,
+    Floats,
+    Ints,
+)
 from twin.specialists.router_trees import Trees
 
 FORMAT: Final = 1
@@ -194,7 +200,7 @@ class Learnt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             if not np.isfinite(np.asarray(grams.weights.read(), np.float64)).all():
                 raise ValueError("the n-gram weights are no numbers")
         for trees in self.trees:
-            trees.check()
+            trees.check(len(COLUMNS))
         count = len(LEARNERS)
         blend = {len(self.blend.centers), len(self.blend.scales), len(self.blend.weights)}
         if len(self.calibration.weights) != count or blend != {count + 1}:

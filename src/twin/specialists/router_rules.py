@@ -116,7 +116,9 @@ _SKILLS: Final = (
     "docker kubernetes terraform ansible git bash css html react vue django flask fastapi pytest "
     "numpy pandas pytorch excel latex regex graphql aws azure gcp linux nginx c++ c#"
 )
-_SAID_SKILL = re.compile(r"\b(?:use|using|with) the ([\w-]{2,40}) skill\b|\bskill: ?([\w-]{2,40})")
+_SAID_SKILL = re.compile(
+    r"\b(?:use|using|with) the ([\w-]{2,40}) skill\b|\bskill: ?([\w-]{2,40})", re.I
+)
 _PROJECT = re.compile(
     r"\b(?:in|for|of|on) (?:the|our|my) ([\w.-]{2,60}) (?:project|repo|repository|codebase)\b"
     r"|\b(?:project|repo|repository):? [\"'`]?([\w./-]{2,60}\w)"

@@ -73,8 +73,8 @@ class Trees(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             node = children[(row[feature[node]] > threshold[node]).view(np.int8), node]
         return float(value[node].sum()) + self.base
 
-    def check(self) -> None:
-        """Raises ValueError where a node leads nowhere."""
+    def check(self, num_columns: int) -> None:
+        """Raises ValueError where a node leads nowhere, or reads a column that is not there."""
         sizes = {len(part) for part in (self.feature, self.threshold, self.left, self.right)}
         count = len(self.value)
         if sizes != {count} or not 0 <= self.depth <= _MAX_DEPTH:
@@ -84,6 +84,10 @@ class Trees(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             raise ValueError("a tree leads out of the forest")
         if self.roots and max(self.roots) >= count:
             raise ValueError("a tree has no root")
+        if self.feature and max(self.feature) >= num_columns:
+            raise ValueError("a tree reads a column that is not there")
+        if not np.isfinite([self.base, *self.value]).all():
+            raise ValueError("a tree's values are no numbers")
 
     @cached_property
     def _arrays(self) -> tuple[Ints, Ints, Floats, Ints, Floats]:
