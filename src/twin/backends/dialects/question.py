@@ -10,11 +10,15 @@ from typing import Any
 from twin.backends.dialects.spans import object_of
 from twin.records import DialectName, Question
 
-_IMAGES = frozenset({"image_url", "input_image", "image"})
-_RESULTS = frozenset(
-    {"tool_result", "function_call_output", "custom_tool_call_output", "local_shell_call_output"}
+# Tuples: a type that is no string, and not hashable, is simply none of them.
+_IMAGES = ("image_url", "input_image", "image")
+_RESULTS = (
+    "tool_result",
+    "function_call_output",
+    "custom_tool_call_output",
+    "local_shell_call_output",
 )
-_SYSTEM = frozenset({"system", "developer"})
+_SYSTEM = ("system", "developer")
 _TEXTS = ("text", "content", "output", "arguments", "input", "thinking", "refusal", "function")
 """Where blocks and calls of any dialect keep their words."""
 _MAX_DEPTH = 20
@@ -57,7 +61,8 @@ def _parts(dialect: DialectName, request: dict[str, Any]) -> tuple[str, list[dic
         leading, items = request.get("system"), request.get("messages")
     if isinstance(items, str):
         items = [{"role": "user", "content": items}]
-    messages = [item for item in items or [] if isinstance(item, dict)] if items else []
+    items = items if isinstance(items, list) else []
+    messages = [item for item in items if isinstance(item, dict)]
     systems = [_said(leading) if dialect != "chat" else ""]
     systems += [_said(each.get("content")) for each in messages if each.get("role") in _SYSTEM]
     return (
@@ -103,6 +108,7 @@ def _length(value: Any, depth: int = 0, every_string: bool = False) -> int:
 
 
 def _blocks(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The message, its blocks, and what tool results hold."""
     yield message
     for key in ("content", "output"):
         content = message.get(key)
@@ -110,11 +116,8 @@ def _blocks(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
             if isinstance(block, dict):
                 yield block
                 inner = block.get("content")
-                yield from (
-                    (each for each in inner or () if isinstance(each, dict))
-                    if isinstance(inner, list)
-                    else ()
-                )
+                if isinstance(inner, list):
+                    yield from (each for each in inner if isinstance(each, dict))
 
 
 def _has_image(message: dict[str, Any]) -> bool:
