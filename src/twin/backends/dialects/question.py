@@ -18,6 +18,7 @@ _RESULTS = (
     "custom_tool_call_output",
     "local_shell_call_output",
 )
+_ANSWERS = ("tool", "function")
 _SYSTEM = ("system", "developer")
 _TEXTS = ("text", "content", "output", "arguments", "input", "thinking", "refusal", "function")
 """Where blocks and calls of any dialect keep their words."""
@@ -30,7 +31,17 @@ def question(dialect: DialectName, body: bytes) -> Question:
     system, messages = _parts(dialect, request)
     said = [message.get("content") for message in messages if message.get("role") == "user"]
     text = _said(said[-1]) if said else ""
-    num_chars = len(system) + sum(_length(message) for message in messages)
+    num_chars, has_results, has_images = len(system), False, False
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str) and len(message) == 2:
+            # A role and a text, as most are: long conversations are read on the way of a request.
+            num_chars += len(content)
+            has_results = has_results or message.get("role") in _ANSWERS
+        else:
+            num_chars += _length(message)
+            has_results = has_results or _has_result(message)
+            has_images = has_images or _has_image(message)
     tools = request.get("tools") or request.get("functions")
     num_tool_chars = _length(tools, every_string=True) if tools else 0
     return Question(
@@ -40,8 +51,8 @@ def question(dialect: DialectName, body: bytes) -> Question:
         num_chars=num_chars,
         num_prompt_tokens=(num_chars + num_tool_chars + 3) // 4,
         has_tools=bool(tools),
-        has_tool_results=any(_has_result(message) for message in messages),
-        has_images=any(_has_image(message) for message in messages),
+        has_tool_results=has_results,
+        has_images=has_images,
         wants_json=_wants_json(request),
         max_tokens=_max_tokens(request),
     )
@@ -125,7 +136,7 @@ def _has_image(message: dict[str, Any]) -> bool:
 
 
 def _has_result(message: dict[str, Any]) -> bool:
-    return message.get("role") in ("tool", "function") or any(
+    return message.get("role") in _ANSWERS or any(
         block.get("type") in _RESULTS for block in _blocks(message)
     )
 
