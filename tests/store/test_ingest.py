@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import struct
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ import pytest
 from sqlalchemy import Connection, event
 from tests.store.recorded import NOON, call, encode, everything, feedback, payloads
 
-from twin.errors import StoreFull, StoreLocked
+from twin.errors import StoreFull, StoreLocked, StoreTooNew
 from twin.records import Call
 from twin.store import segments
 from twin.store.database import Store, journal_folder
@@ -201,6 +203,33 @@ def test_the_torn_end_of_a_killed_writer_is_no_damage(store: Store, folder: Path
     assert Ingest(store, folder).drain() == Progress(num_calls=1)
     assert not list(folder.glob("*.damaged"))
     assert segments.in_folder(folder) == []
+
+
+def test_a_segment_that_its_killed_writer_never_finished_is_removed(
+    store: Store, folder: Path
+) -> None:
+    journal = Journal(folder, segment_bytes=SMALL)
+    journal.append(payloads([call("call_1")]))
+    (path,) = segments.in_folder(folder)
+    path.with_suffix(".new").write_bytes(bytes(100))
+    journal.close()
+    assert Ingest(store, folder).drain() == Progress(num_calls=1)
+    assert not list(folder.glob("*.new"))
+
+
+def test_the_journal_of_a_newer_version_is_left_alone(store: Store, folder: Path) -> None:
+    journal = Journal(folder, segment_bytes=SMALL)
+    journal.append(payloads([call("call_1")]))
+    (path,) = segments.in_folder(folder)
+    told = struct.pack("<8sII", segments.MAGIC, segments.VERSION + 1, 7)
+    newer = told + zlib.crc32(told).to_bytes(4, "little")
+    before = path.read_bytes()
+    path.write_bytes(newer + before[len(newer) :])
+    with pytest.raises(StoreTooNew, match="newer version"):
+        Ingest(store, folder).step()
+    path.write_bytes(before)
+    assert Ingest(store, folder).step() == Progress(num_calls=1)
+    journal.close()
 
 
 # ------------------------------------------------------------------------- a store in trouble

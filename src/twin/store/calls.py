@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, and_, exists, or_, select
+from sqlalchemy import Connection, Row, Select, exists, or_, select
 
 from twin.errors import UnknownCall
 from twin.records import (
@@ -215,7 +215,10 @@ def _found(
         page = query
         if place is not None:
             at, number = place
-            page = query.where(or_(call.at < at, and_(call.at == at, call.number < number)))
+            # In two parts, as an index answers `<=`; one OR of both would read from the top.
+            page = query.where(call.at <= at, or_(call.at < at, call.number < number))
+        if matcher is not None:
+            page = page.with_only_columns(call.number, call.at)
         rows = connection.execute(page).all()
         matching = rows if matcher is None else _matching(connection, rows, matcher)
         found += matching[: limit - len(found)]
@@ -229,16 +232,16 @@ def _matching(
     connection: Connection, rows: Sequence[_AnyRow], matcher: Matcher
 ) -> Sequence[_AnyRow]:
     payload = traffic_payload.c
-    bodies = connection.execute(
-        select(payload.call_number, payload.body).where(
-            payload.call_number.in_([row.number for row in rows])
-        )
-    )
+    numbers = [row.number for row in rows]
+    wanted = select(payload.call_number, payload.body).where(payload.call_number.in_(numbers))
     hits: set[int] = set()
-    for number, body in bodies:
+    for number, body in connection.execute(wanted):
         if number not in hits and matcher.matches(body):
             hits.add(number)
-    return [row for row in rows if row.number in hits]
+    call = traffic_call.c
+    whole = select(traffic_call).where(call.number.in_(hits))
+    newest_first = whole.order_by(call.at.desc(), call.number.desc())
+    return connection.execute(newest_first).all() if hits else []
 
 
 def _whole(connection: Connection, rows: Sequence[_AnyRow]) -> list[Call]:

@@ -168,6 +168,7 @@ class Ingest:
     def _put_away(self, segment: Segment, is_damaged: bool) -> None:
         """Called while the segment is held, so that no writer can take it before it is ready."""
         path = segment.path
+        self._remove_unfinished()
         if is_damaged:
             path.rename(path.with_suffix(".damaged"))
             return
@@ -176,6 +177,13 @@ class Ingest:
             path.rename(path.with_suffix(".free"))
         else:
             path.unlink()
+
+    def _remove_unfinished(self) -> None:
+        """Segments whose writer was killed while it made them; a living one holds its own."""
+        for path in self._folder.glob("*.new"):
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                if segments.held(path, file.fileno()):
+                    path.unlink()
 
 
 def _sum(total: Progress, done: Progress) -> Progress:

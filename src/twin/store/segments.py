@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from twin.errors import StoreTooNew
+
 MAGIC = b"TWINJRNL"
 VERSION = 1
 HEADER_BYTES = 64
@@ -26,7 +28,7 @@ FRAME = struct.Struct("<III")
 """Epoch, length of the payload, CRC-32 of the payload seeded with the epoch. A length of 0 is the
 mark that the writer has closed the segment."""
 
-_HEAD = struct.Struct("<8sII")
+_HEAD = struct.Struct("<8sII")  # Followed by its own CRC-32.
 _CURSOR = struct.Struct("<QI")
 _CURSOR_AT = 32
 _NAME = re.compile(r"[0-9a-f]{16}-\d+-\d{8}-([0-9a-f]{8})\.journal")
@@ -54,7 +56,8 @@ def new_epoch() -> int:
 
 def head(epoch: int) -> bytes:
     """The bytes that a segment begins with; nothing of it is read yet."""
-    return _HEAD.pack(MAGIC, VERSION, epoch).ljust(HEADER_BYTES, b"\0")
+    told = _HEAD.pack(MAGIC, VERSION, epoch)
+    return (told + zlib.crc32(told).to_bytes(4, "little")).ljust(HEADER_BYTES, b"\0")
 
 
 def closing_mark(epoch: int) -> bytes:
@@ -86,7 +89,8 @@ class Segment:
     """One segment, open for reading."""
 
     def __init__(self, path: Path) -> None:
-        """Raises FileNotFoundError where it was recycled meanwhile."""
+        """Raises FileNotFoundError where it was recycled meanwhile, StoreTooNew where a newer
+        version of this program wrote it."""
         match = _NAME.fullmatch(path.name)
         assert match is not None, f"{path.name} is no segment"
         self.path = path
@@ -94,6 +98,11 @@ class Segment:
         self._epoch = int(match[1], 16)
         self._handle = os.open(path, os.O_RDWR)
         self.num_bytes = os.fstat(self._handle).st_size
+        try:
+            self._refuse_newer()
+        except StoreTooNew:
+            self.close()
+            raise
 
     def close(self) -> None:
         os.close(self._handle)
@@ -172,6 +181,18 @@ class Segment:
             if epoch != self._epoch or not length:
                 return position
             position += FRAME.size + length
+
+    def _refuse_newer(self) -> None:
+        header = os.pread(self._handle, _HEAD.size + 4, 0)
+        told, check = header[: _HEAD.size], header[_HEAD.size :]
+        if len(check) < 4 or zlib.crc32(told) != int.from_bytes(check, "little"):
+            return  # Damaged: what follows it can be read all the same.
+        magic, version, _ = _HEAD.unpack(told)
+        if magic == MAGIC and version > VERSION:
+            raise StoreTooNew(
+                f"The journal {self.path} was written by a newer version of this program. Run that "
+                "version once more, so that it moves its records into the store."
+            )
 
     def _cursor_check(self, position: int) -> int:
         return zlib.crc32(position.to_bytes(8, "little"), self._epoch)
