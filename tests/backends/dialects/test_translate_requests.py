@@ -137,8 +137,6 @@ def test_a_chat_request_in_anthropics_words() -> None:
             {"role": "user", "content": "So?"},
         ],
         "stream": True,
-        "top_p": 0.9,
-        "temperature": 1,
         "stop_sequences": ["END"],
         "metadata": {"user_id": "u1"},
         "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": SCHEMA}},
@@ -400,6 +398,10 @@ def test_allowed_tools_are_all_that_anthropic_gets_to_see() -> None:
     out = from_chat(tools=tools, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
     assert [tool["name"] for tool in out["tools"]] == ["b"]
     assert out["tool_choice"] == {"type": "any"}
+
+
+def test_sampling_is_left_to_anthropics_models_which_refuse_to_be_told() -> None:
+    assert from_chat(temperature=1, top_p=0.9, top_k=5) == from_chat()
 
 
 def test_json_without_a_schema_becomes_an_instruction() -> None:

@@ -1,10 +1,11 @@
 """A chat request in Anthropic's words.
 
-Without a place there, and dropped: names of speakers, an image's `detail`, a schema's name, `seed`,
-penalties, `service_tier`, `store`, `metadata`, `prediction`, `verbosity`, cache keys, and the
-reasoning of earlier turns, which only its own provider could check. A temperature above 1 becomes
-1. System messages from the middle move to the front, where every model takes them. All else that
-has no place raises Untranslatable.
+Without a place there, and dropped: temperature, `top_p` and `top_k`, which Anthropic's models since
+Opus 4.7 and its API since the version 2026-10-21 refuse at any value; names of speakers, an image's
+`detail`, a schema's name, `seed`, penalties, `service_tier`, `store`, `metadata`, `prediction`,
+`verbosity`, cache keys, and the reasoning of earlier turns, which only its own provider could
+check. System messages from the middle move to the front, where every model takes them. All else
+that has no place raises Untranslatable.
 """
 
 from typing import Any
@@ -48,9 +49,7 @@ def request(chat: Json) -> Json:
         is_bare = len(system) == 1 and system[0].keys() == {"type", "text"}
         out["system"] = system[0]["text"] if is_bare else system
     out["messages"] = messages
-    out |= copied(chat, "stream", "top_p", "top_k", "thinking")
-    if isinstance(temperature := chat.get("temperature"), int | float):
-        out["temperature"] = min(temperature, 1)
+    out |= copied(chat, "stream", "thinking")
     if stop := chat.get("stop"):
         out["stop_sequences"] = _stops(stop)
     if user := chat.get("safety_identifier") or chat.get("user"):
