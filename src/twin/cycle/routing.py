@@ -95,25 +95,26 @@ def train_router(
         cut = split or usual_split(curated.examples)
         train, holdout = split_by(curated.examples, cut)
         missing = shortage(train) or _too_few_held_out(holdout)
-        if missing:
-            run.status = "refused"
-            raise Refused(_refusal(missing, curated, data))
-        version, router = _fitted(store, config, train, cut, progress)
-        found = _judged(store, config, version, router, holdout, cut, progress)
-        run.status = "refused" if found["decision"] == "worse" else "done"
-        card = router.card
-        assert card is not None, "a fitted router has a card"
-        return RouterTraining(
-            split=cut,
-            num_examples=len(curated.examples),
-            num_train=len(train),
-            num_holdout=len(holdout),
-            num_holdout_both=sum(e.weak is not None and e.strong is not None for e in holdout),
-            dropped=curated.dropped,
-            recipe=card.recipe,
-            calibration=card.calibration,
-            **found,
-        )
+        if not missing:
+            version, router = _fitted(store, config, train, cut, progress)
+            found = _judged(store, config, version, router, holdout, cut, progress)
+        refused = missing or found["decision"] == "worse"
+        run.status = "refused" if refused else "done"
+    if missing:
+        raise Refused(_refusal(missing, curated, data))
+    card = router.card
+    assert card is not None, "a fitted router has a card"
+    return RouterTraining(
+        split=cut,
+        num_examples=len(curated.examples),
+        num_train=len(train),
+        num_holdout=len(holdout),
+        num_holdout_both=sum(e.weak is not None and e.strong is not None for e in holdout),
+        dropped=curated.dropped,
+        recipe=card.recipe,
+        calibration=card.calibration,
+        **found,
+    )
 
 
 def examples_of(store: Store, config: Config, data: Path | None) -> Curated:

@@ -17,8 +17,9 @@ from twin.specialists.answer import DEFAULT, AnswerCheck, findings
 Floats = NDArray[np.float64]
 
 MIN_ANSWERS: Final = 50
-PENALTY: Final = 0.5
-"""Of the squared distance from the untrained weights: about two answers' worth of belief."""
+PENALTY: Final = 0.1
+"""Of the squared distance from the untrained weights: a tenth of a nat for one step of the logit,
+so that a dozen answers begin to move it."""
 
 Judged = tuple[Answer, Question, float]
 """An answer, what was asked, and how good it was in [0, 1]."""

@@ -166,15 +166,16 @@ def _fit_grams(counts: Sparse, targets: Floats, which: Mask, penalty: float) -> 
     seen_in = np.bincount(counts[which].indices, minlength=BUCKETS)
     # A bucket met once says nothing that a second text could confirm.
     idf = np.where(seen_in >= 2, np.log((1 + num_rows) / (1 + seen_in)) + 1, 0.0)
+    used = np.flatnonzero(idf)
     weights, means = np.zeros((2, BUCKETS)), [0.0, 0.0]
     for target in (0, 1):
         known = which & ~np.isnan(targets[:, target])
         outcomes = targets[known, target]
         means[target] = _mean(outcomes)
-        if len(outcomes) < MIN_KNOWN or np.ptp(outcomes) == 0:
+        if len(used) == 0 or len(outcomes) < MIN_KNOWN or np.ptp(outcomes) == 0:
             continue
-        rows = _weighted(counts[known], idf)
-        weights[target] = lsqr(
+        rows = _weighted(counts[known], idf)[:, used]
+        weights[target, used] = lsqr(
             rows, outcomes - means[target], damp=float(np.sqrt(penalty)), iter_lim=60
         )[0]
     return Grams(
@@ -189,7 +190,7 @@ def _weighted(counts: Sparse, idf: Floats) -> Sparse:
 
     rows = counts @ diags(idf)
     lengths = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
-    return diags(1 / np.where(lengths > 0, lengths, 1.0)) @ rows
+    return (diags(1 / np.where(lengths > 0, lengths, 1.0)) @ rows).tocsr()
 
 
 def _predicted(grams: Grams, counts: Sparse) -> Floats:
