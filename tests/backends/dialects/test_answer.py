@@ -172,3 +172,18 @@ def test_usage_that_is_not_told_or_not_readable_is_none(body: bytes, is_stream: 
 def test_impossible_counts_stay_within_bounds() -> None:
     body = b'{"usage": {"prompt_tokens": -5, "completion_tokens": 99999999999999999999}}'
     assert usage_of("chat", body, False) == Usage(num_prompt_tokens=0, num_completion_tokens=10**12)
+
+
+def test_thinking_counts_where_tokens_are_estimated_and_is_no_text() -> None:
+    thinking = {"content": [{"type": "thinking", "thinking": "x" * 8}], "stop_reason": "end_turn"}
+    found = answer("messages", thinking)
+    assert (found.text, found.num_completion_tokens) == ("", 2)
+    summary = [{"type": "summary_text", "text": "x" * 8}]
+    item = {"type": "reasoning", "summary": summary}
+    found = answer("responses", {"status": "completed", "output": [item]})
+    assert (found.text, found.num_completion_tokens) == ("", 2)
+
+
+def test_the_old_function_call_is_a_tool_call() -> None:
+    whole = chat({"function_call": {"name": "f", "arguments": "{}"}}, "function_call")
+    assert answer("chat", whole).tool_calls == (ToolCall(name="f", arguments="{}"),)

@@ -23,6 +23,7 @@ BLOCK = '{"type":"text","text":"CTX"}'
             '{"messages":[{"role":"system"} , {"role":"developer"}, @NEW,{"role":"user"}],"a":1.0}',
         ),
         ("chat", '{"messages":[{"role":"system"}]}', '{"messages":[{"role":"system"},@NEW]}'),
+        ("chat", '{"messages":[{"role":5}]}', '{"messages":[@NEW,{"role":5}]}'),
         ("chat", '{"messages":[ ]}', '{"messages":[@NEW]}'),
         ("messages", '{"messages":[]}', '{"system":"CTX","messages":[]}'),
         ("messages", '{"system":null}', '{"system":"CTX"}'),

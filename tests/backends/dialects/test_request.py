@@ -92,6 +92,7 @@ def test_log_probabilities_are_asked_for_in_several_ways(dialect, fields, wants)
         (b'{"a": ' + b"[" * 100_000, "nested too deeply"),
         (b'{"a": ' + b'{"b":' * 100_000, "nested too deeply"),
         (b"[" * 100_000, "no JSON object"),
+        (b"{%s}" % b",".join(b'"%d":1' % number for number in range(1001)), "more than 1000"),
         (b'{"model": 1}', "`model` must be a string"),
         (b'{"model": ["m"]}', "`model` must be a string"),
         (b'{"stream": "yes"}', "`stream` must be true or false"),

@@ -313,3 +313,51 @@ def test_within_one_dialect_bytes_pass_as_they_are() -> None:
     assert through("chat", "chat", b"anything", b"\xff") == b"anything\xff"
     with pytest.raises(Untranslatable, match="No stream of `embeddings`"):
         stream_translator("embeddings", "chat", "asked")
+
+
+def test_a_refusal_of_anthropics_classifiers_reaches_a_chat_stream() -> None:
+    details = {"type": "refusal", "explanation": "Not that."}
+    delta = {"stop_reason": "refusal", "stop_sequence": None, "stop_details": details}
+    start = MESSAGES[: MESSAGES.index(b"event: content_block_start")]
+    stream = start + sse({"type": "message_delta", "delta": delta, "usage": {}}, named=True)
+    choice = whole_from_stream("chat", through("messages", "chat", stream))["choices"][0]
+    assert choice["message"]["refusal"] == "Not that."
+    assert choice["finish_reason"] == "content_filter"
+
+
+def test_blocks_that_begin_with_their_text_lose_nothing() -> None:
+    start = MESSAGES[: MESSAGES.index(b"event: content_block_start")]
+    stream = start + sse(
+        {"type": "content_block_start", "index": 0,
+         "content_block": {"type": "thinking", "thinking": "hm"}},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": "a"}},
+        {"type": "content_block_start", "index": 2,
+         "content_block": {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}}},
+        {"type": "content_block_stop", "index": 2},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {}},
+    )  # fmt: skip
+    out = whole_from_stream("chat", through("messages", "chat", stream))
+    message = out["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("hm", "a")
+    assert message["tool_calls"][0]["function"]["arguments"] == '{"a":1}'
+
+
+def test_text_and_refusal_are_two_parts_of_one_message(openai_client) -> None:
+    stream = sse(chunk({"content": "Well, "}), chunk({"refusal": "no."}), chunk({}, "stop"))
+    client = openai_client(through("chat", "responses", stream), is_stream=True)
+    with client.responses.stream(model="asked", input="x") as events:
+        parts = events.get_final_response().output[0].content
+    assert [part.type for part in parts] == ["output_text", "refusal"]
+
+
+def test_what_follows_the_end_is_not_passed_on() -> None:
+    assert through("chat", "messages", CHAT + CHAT) == through("chat", "messages", CHAT)
+    unfinished = sse(chunk({"content": "x"}), chunk({}, "stop")).rstrip() + b"\n"
+    assert b"message_stop" in through("chat", "messages", unfinished)
+
+
+@pytest.mark.parametrize(
+    "error", [{"error": "Overloaded."}, {"error": {"message": "Overloaded."}}]
+)  # fmt: skip
+def test_errors_come_in_several_shapes(error: dict[str, Any]) -> None:
+    assert b'"message":"Overloaded."' in through("chat", "messages", sse(error))

@@ -230,3 +230,8 @@ def test_any_object_is_translated_or_refused(fields: dict[str, Any], pair: Any) 
     # Refusals are all that may come out of it.
     with contextlib.suppress(Untranslatable, BadRequest):
         assert isinstance(json.loads(translate_request(*pair, body)), dict)
+
+
+def test_a_field_of_another_type_than_documented_is_a_bad_request() -> None:
+    with pytest.raises(BadRequest, match="another type"):
+        from_chat(modalities=5)

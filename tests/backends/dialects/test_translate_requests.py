@@ -455,3 +455,84 @@ def test_documents_of_text_become_text() -> None:
 def test_within_one_dialect_nothing_changes() -> None:
     body = b'{ "anything" : [1.50] }'
     assert translate_request("chat", "chat", body) is body
+
+
+@pytest.mark.parametrize(
+    ("block", "part"),
+    [
+        (
+            {"type": "image", "source": {"type": "url", "url": "https://e.org/x.png"}},
+            {"type": "image_url", "image_url": {"url": "https://e.org/x.png"}},
+        ),
+        (
+            {
+                "type": "document",
+                "title": "a.pdf",
+                "source": {"type": "base64", "media_type": "application/pdf", "data": PNG},
+            },
+            {
+                "type": "file",
+                "file": {
+                    "filename": "a.pdf",
+                    "file_data": f"data:application/pdf;base64,{PNG}",
+                },
+            },
+        ),
+        (
+            {
+                "type": "search_result",
+                "title": "T",
+                "source": "https://e.org",
+                "content": [{"type": "text", "text": "found"}],
+            },
+            {"type": "text", "text": "T (https://e.org)\nfound"},
+        ),
+    ],
+)
+def test_every_block_that_chat_can_hold_has_its_part(block: Any, part: Any) -> None:
+    found = to_chat(**blocks(block, {"type": "text", "text": "x"}))["messages"][0]["content"]
+    assert found[0] == part
+
+
+def test_a_system_message_in_the_middle_stays_there_in_chat() -> None:
+    messages = [*ASK, {"role": "system", "content": [{"type": "text", "text": "now"}]}]
+    assert to_chat(messages=messages)["messages"] == [*ASK, {"role": "system", "content": "now"}]
+
+
+def test_a_refusal_in_the_history_is_text_for_anthropic_and_a_refusal_for_chat() -> None:
+    messages = [*ASK, {"role": "assistant", "content": None, "refusal": "No."}]
+    assert from_chat(messages=messages)["messages"][1]["content"] == "No."
+    part = {"type": "refusal", "refusal": "No."}
+    out = responses(input=[{"role": "assistant", "content": [part]}])
+    assert out["messages"] == [{"role": "assistant", "content": [part]}]
+
+
+def test_an_assistant_turn_of_thinking_alone_stays_a_turn() -> None:
+    turn = {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "x"}]}
+    assert to_chat(messages=[*ASK, turn])["messages"][1] == {"role": "assistant", "content": ""}
+
+
+def test_what_else_a_responses_request_may_say() -> None:
+    file = {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,"}
+    tools = [{"type": "function", "name": "f", "parameters": SCHEMA}]
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [tools[0]]}
+    shot = [{"type": "input_image", "image_url": "https://e.org/x.png"}]
+    out = responses(
+        input=[
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": ""},
+            {"type": "function_call_output", "call_id": "c", "output": shot},
+            {"role": "user", "content": [file, {"type": "input_text", "text": "x"}]},
+        ],
+        tools=tools,
+        tool_choice=allowed,
+        top_logprobs=2,
+        text={"format": {"type": "json_object"}, "verbosity": "low"},
+    )
+    assert [message["role"] for message in out["messages"]] == ["assistant", "tool", "user", "user"]
+    assert out["messages"][0]["tool_calls"][0]["function"]["arguments"] == "{}"
+    assert out["messages"][3]["content"][0]["file"]["filename"] == "a.pdf"
+    assert (out["logprobs"], out["top_logprobs"]) == (True, 2)
+    assert (out["response_format"], out["verbosity"]) == ({"type": "json_object"}, "low")
+    names = {"mode": "required", "tools": [{"type": "function", "function": {"name": "f"}}]}
+    assert out["tool_choice"] == {"type": "allowed_tools", "allowed_tools": names}
+    assert responses(input="x", tools=tools, tool_choice="required")["tool_choice"] == "required"

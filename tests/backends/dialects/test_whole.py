@@ -70,6 +70,7 @@ MESSAGE: dict[str, Any] = {
         {"type": "thinking", "thinking": "hm", "signature": "sig"},
         {"type": "redacted_thinking", "data": "xyz"},
         {"type": "text", "text": "Hi"},
+        {"type": "text", "text": "!", "citations": [{"type": "char_location", "cited_text": "x"}]},
         {"type": "tool_use", "id": "t1", "name": "look", "input": {"a": [1, {"b": "€"}]}},
         {"type": "tool_use", "id": "t2", "name": "see", "input": {}},
     ],
@@ -166,7 +167,12 @@ def test_the_anthropic_client_reads_an_unfolded_message(anthropic_client) -> Non
     client = anthropic_client(unfolded("messages", MESSAGE), is_stream=True)
     with client.messages.stream(model="m", max_tokens=9, messages=ASK) as stream:
         message = stream.get_final_message()
-    assert message.to_dict() == {**MESSAGE, "stop_details": None}
+    found = message.to_dict()
+    assert found.pop("stop_details") is None
+    assert found.pop("content")[:3] == MESSAGE["content"][:3]
+    assert found.items() <= MESSAGE.items()
+    assert [block.input for block in message.content[4:]] == [{"a": [1, {"b": "€"}]}, {}]
+    assert message.content[3].citations[0].cited_text == "x"
 
 
 def test_the_openai_client_reads_an_unfolded_response(openai_client) -> None:
@@ -198,6 +204,12 @@ def test_a_stream_that_broke_off_gives_what_was_there(dialect, whole, data) -> N
         expected = full.get("message", full)
         for name in ("content", "text", "refusal"):
             assert (expected.get(name) or "").startswith(said.get(name) or "")
+
+
+def test_the_reason_of_a_refusal_is_unfolded() -> None:
+    details = {"type": "refusal", "explanation": "Not that."}
+    refused = {**MESSAGE, "content": [], "stop_reason": "refusal", "stop_details": details}
+    assert whole_from_stream("messages", unfolded("messages", refused)) == refused
 
 
 def test_arguments_that_broke_off_are_kept_as_text() -> None:
