@@ -94,10 +94,16 @@ class Injector:
             root=str(self._root),
             store=config.store,
             mine=config.mine,
-            inject=config.inject,
+            # What only this side reads must not begin a new process when it changes.
+            inject=msgspec.structs.replace(config.inject, enabled=True, wait_s=1.0),
             look_every_s=self._look_every_s,
         )
         self._first_line = msgspec.json.encode(settings) + b"\n"
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the retriever, None where none runs."""
+        return self._process.pid if self._process is not None else None
 
     def adopt(self, config: Config) -> None:
         """Goes on with another configuration: the next request begins a new process where the old
