@@ -1,15 +1,19 @@
 """A real gateway in a process of its own, as `twin serve` starts it."""
 
+import atexit
 import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,12 +25,22 @@ from twin.store.database import journal_folder, open_store
 from twin.store.ingest import Ingest
 
 
+@cache
+def _empty_store() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="twin-test-store-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    open_store(folder).close()
+    return folder / ".twin"
+
+
 class Served:
     """One running gateway and its folder."""
 
     def __init__(self, root: Path, config: str, environment: dict[str, str]) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
+        # A store that is there already: making one takes a second, and has its own tests.
+        shutil.copytree(_empty_store(), root / ".twin")
         self.configure(config)
         self.environment = {**os.environ, **environment}
         self.log = root / "log.txt"

@@ -3,6 +3,7 @@ record says what happened."""
 
 import http.client
 import json
+import os
 import socket
 import struct
 import time
@@ -184,10 +185,9 @@ def test_trouble_that_passes_is_overcome_by_asking_again(serving: Serving) -> No
     assert outcomes == ["failed", "failed", "ok"]
 
 
-@pytest.mark.parametrize("after", ["7", http_date(60)])
-def test_a_rate_limit_is_passed_on_with_its_wait_and_respected(
-    after: str, serving: Serving
-) -> None:
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_a_rate_limit_is_passed_on_with_its_wait_and_respected(form: str, serving: Serving) -> None:
+    after = "60" if form == "seconds" else http_date(90)
     with Upstream(answer("{}", status=429, headers={"retry-after": after})) as upstream:
         served = serving(model("m", upstream.url))
         status, headers, body = served.chat(model="m")
@@ -240,7 +240,7 @@ def test_a_body_of_200_mb_is_cut_off_and_costs_no_memory(serving: Serving) -> No
         before = _memory_mb(served)
         status, _, body = served.chat(model="m")
         assert status == 502
-        assert "larger" in message_of(body)
+        assert "more than 64000000 bytes" in message_of(body)
         assert _memory_mb(served) - before < 150
         assert upstream.num_bytes_sent < 120_000_000
 
@@ -287,7 +287,7 @@ def test_a_client_that_hangs_up_in_a_stream_ends_the_models_work_and_is_recorded
         _reset(connection)
         upstream.wait_until(lambda up: bool(up.hangups))
         call = served.recorded(call_id)
-    assert call.outcome == "cancelled"
+    assert call.outcome == "cancelled", call.error
     assert b"word" in call.attempts[0].response
     assert call.attempts[0].outcome == "cancelled"
 
@@ -329,7 +329,7 @@ def _reset(connection: http.client.HTTPConnection) -> None:
     assert connection.sock is not None
     linger = struct.pack("ii", 1, 0)
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-    connection.sock.close()
+    os.close(connection.sock.detach())  # `close` would wait for the answer's own handle
 
 
 def _memory_mb(served: Served) -> float:

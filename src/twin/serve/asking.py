@@ -51,31 +51,30 @@ class Question(NamedTuple):
 class _Shape(msgspec.Struct):
     """Enough of an answer to know that it is whole JSON and no error in disguise."""
 
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
     type: str | None = None
 
 
 _shape = msgspec.json.Decoder(_Shape)
 
 
-def question_for(
-    exchange: Exchange, member: Member, *, stream: bool, body: bytes | None = None
-) -> Question:
+def question_for(exchange: Exchange, member: Member, *, stream: bool) -> Question:
     """The exchange's request as `member` is to receive it.
 
     Raises Untranslatable where the request cannot be said in any dialect that the model speaks.
     """
-    source = exchange.prepared if body is None else body
-    is_changed = source is not exchange.body
     dialect = member.dialect_for(exchange.dialect)
     if dialect is None:
         raise Unanswered(f"`{member.name}` has no endpoint for {exchange.dialect}", 400)
-    if dialect != exchange.dialect:
-        source = translate_request(exchange.dialect, dialect, source)
-        is_changed = True
+    source = exchange.prepared
     # Where the model's name lies is known only of the body that was read.
     head = exchange.head if source is exchange.body else None
-    named = with_model(dialect, source, member.upstream_model, head)
+    named = with_model(exchange.dialect, source, member.upstream_model, head)
+    is_changed = source is not exchange.body
+    if dialect != exchange.dialect:
+        # With its name already: some models take other fields than others.
+        named = translate_request(exchange.dialect, dialect, named)
+        is_changed = True
     return Question(dialect, named, stream, is_changed)
 
 
@@ -224,7 +223,7 @@ async def _open(exchange: Exchange, member: Member, account: Account, question: 
         member.breaker.failed()
         await _give_up(opened, str(error))
         status = 504 if isinstance(error, BackendTimeout) else 502
-        raise _Failed(f"did not answer: {error}", status) from error
+        raise _Failed(f"did not answer: {str(error).rstrip('.')}", status) from error
     except BaseException:
         member.breaker.abandoned()
         exchange.attempts.append(opened.attempt("cancelled"))
@@ -284,7 +283,7 @@ def _check_whole(body: bytes) -> None:
         raise BackendBroken(
             f"The answer is no JSON object ({error}). Check `base_url` and the server's log."
         ) from error
-    if shape.type == "error" or (shape.error is not None and bytes(shape.error) != b"null"):
+    if shape.type == "error" or bytes(shape.error) != b"null":
         raise BackendBroken(
             "The answer has status 200 and holds an error. Look at it with `twin calls show`."
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from twin.backends.backend import Backend
 from twin.backends.connection import Timeouts
-from twin.backends.factories import make_backend
+from twin.backends.factories import make_backend, upstream_model
 from twin.backends.http import HttpClient
 from twin.backends.secrets import resolve
 from twin.config import ROUTED, Config, ModelConfig
@@ -53,7 +53,7 @@ class Member:
     @property
     def upstream_model(self) -> str:
         """What the provider calls it."""
-        return self.config.adapter or self.config.model or self.name
+        return upstream_model(self.name, self.config)
 
     @property
     def is_free(self) -> bool:

@@ -52,8 +52,8 @@ from twin.specialists.router import Router
 
 log = structlog.get_logger("twin.serve")
 
-_PASSED_ON = (b"anthropic-", b"openai-")
-"""Headers by which clients switch on features of a provider (`anthropic-beta`)."""
+_PASSED_ON = (b"anthropic-beta", b"openai-beta")
+"""Headers by which clients switch on features of a provider."""
 _NO_BODY_KEPT = 4_096
 """Bytes kept of a request that was refused for its form."""
 
@@ -184,9 +184,7 @@ class Gateway:
             exchange.traceparent = headers[b"traceparent"].decode("latin-1")[:200]
         if b"user-agent" in headers:
             exchange.meta = {"user_agent": headers[b"user-agent"].decode("latin-1")[:200]}
-        exchange.forwarded = tuple(
-            pair for pair in headers.items() if pair[0].startswith(_PASSED_ON)
-        )
+        exchange.forwarded = tuple((name, headers[name]) for name in _PASSED_ON if name in headers)
         return head
 
     def _may_ask(self, exchange: Exchange, name: str) -> None:
@@ -405,7 +403,10 @@ class Gateway:
         payload = judge.without_extras(exchange, opened, payload_of(exchange, opened))
         exchange.first_byte_ms = exchange.ms()
         if exchange.is_stream:
-            payload = stream_from_whole(exchange.dialect, payload)
+            assert exchange.head is not None
+            payload = stream_from_whole(
+                exchange.dialect, payload, include_usage=exchange.head.include_usage
+            )
         exchange.response = payload
         await self._record(exchange, "ok", 200)
         headers = headers_for(exchange, opened)

@@ -4,8 +4,11 @@ Bodies and secrets never get here: a log line holds a call's number, and `twin c
 rest.
 """
 
+import contextlib
+import io
 import sys
 from collections.abc import Callable
+from typing import TextIO, cast
 
 import structlog
 
@@ -28,9 +31,22 @@ def configure(*, verbose: bool = False) -> None:
         ],
         # 10 debug, 20 info, 30 warning: the numbers of the standard library.
         wrapper_class=structlog.make_filtering_bound_logger(20 if verbose else 30),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Stderr())),
         cache_logger_on_first_use=True,
     )
+
+
+class _Stderr(io.TextIOBase):
+    """Standard error that may fail: a log on a full disk must not take the call down with it."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 def call_logger(*, verbose: bool = False) -> Callable[[Exchange, CallOutcome, int], None]:

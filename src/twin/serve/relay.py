@@ -98,8 +98,13 @@ class Stream:
         self._keep = max(map(len, self._ends), default=1)
         self._translator: StreamTranslator | None = None
         if opened.dialect != exchange.dialect:
+            head = exchange.head
             self._translator = stream_translator(
-                opened.dialect, exchange.dialect, exchange.asked_model
+                opened.dialect,
+                exchange.dialect,
+                exchange.asked_model,
+                include_usage=head is not None and head.include_usage,
+                request_id=exchange.call_id,
             )
         self._sent: list[bytes] = []
         """What the client received, kept only where it is not what the model sent."""

@@ -6,6 +6,7 @@ the answers under way, then the journal, then the recorder.
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import signal
 import socket
@@ -100,7 +101,10 @@ class Service:
         config = self.config
         folder = journal_folder(self.root)
         await asyncio.to_thread(_catch_up, self.store, folder)
-        self.client = HttpClient(max_response_bytes=config.serve.max_response_bytes)
+        self.client = HttpClient(
+            max_connections_per_host=config.serve.max_concurrency,
+            max_response_bytes=config.serve.max_response_bytes,
+        )
         self.fleet = Fleet(config, self.root, self.client)
         ledger = Ledger(config.budget)
         ledger.begin_with(self.store.calls.spend(ledger.month), self.fleet.roles)
@@ -146,6 +150,7 @@ class Service:
         self._listen_to_signals(server)
         keys = asyncio.create_task(self._keep_keys(admin))
         self.recording.start()
+        _calm_collector()
         ready(self, host, door.getsockname()[1])
         try:
             await server.serve(sockets=[door])
@@ -235,6 +240,14 @@ class Service:
             found.append(("twin_model_resting", "1 while its breaker is open.",
                           {"model": name}, resting))  # fmt: skip
         return found
+
+
+def _calm_collector() -> None:
+    """Keeps the garbage collector from going through everything that was loaded at the start, again
+    and again: calls leave no cycles, and it took a sixth of the time of each."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _alarm(message: str) -> None:
