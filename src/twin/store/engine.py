@@ -117,13 +117,11 @@ class Database:
         """
         stored = _as_stored(connection, table, rows)
         names = ", ".join(f'"{column.name}"' for column in table.columns)
+        driver: Any = connection.connection
         if self.is_sqlite:
             marks = ", ".join("?" * len(table.columns))
-            connection.exec_driver_sql(
-                f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(stored)
-            )
+            driver.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", stored)
             return
-        driver: Any = connection.connection
         with (
             driver.cursor() as cursor,
             cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy,
@@ -166,11 +164,15 @@ def database_url(url: str, default: Path) -> URL:
 
 def _as_stored(
     connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]
-) -> Iterator[tuple[Any, ...]]:
+) -> Iterable[tuple[Any, ...]]:
     """The rows with every value as its column's type writes it; done by column, which is faster."""
-    columns: list[Iterable[Any]] = []
-    for column, values in zip(table.columns, zip(*rows, strict=True), strict=True):
-        columns.append(_column_as_stored(connection, column.type, values))
+    given = list(zip(*rows, strict=True))
+    columns = [
+        _column_as_stored(connection, column.type, values)
+        for column, values in zip(table.columns, given, strict=True)
+    ]
+    if all(column is values for column, values in zip(columns, given, strict=True)):
+        return rows  # The usual case for traffic.
     return zip(*columns, strict=True)
 
 

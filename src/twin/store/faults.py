@@ -61,8 +61,11 @@ def is_of_data(error: Exception) -> bool:
     if isinstance(error, DBAPIError):
         state = getattr(error.orig, "sqlstate", None)
         return isinstance(error, DataError | IntegrityError) or _is_data(state)
-    # What SQLite's driver and Python say of a value; PostgreSQL's driver has `sqlstate`.
-    kinds = (ArithmeticError, ValueError, TypeError, StatementError)
+    # What Python and SQLite's driver say of a value; PostgreSQL's driver has `sqlstate`.
+    kinds = (
+        ArithmeticError, ValueError, TypeError, StatementError,
+        sqlite3.DataError, sqlite3.IntegrityError,
+    )  # fmt: skip
     return isinstance(error, kinds) or _is_data(getattr(error, "sqlstate", None))
 
 
