@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from twin.coding.documents import MAX_BYTES, MAX_DOCUMENTS, Documents, is_secret
+from twin.coding.documents import MAX_BYTES, MAX_DOCUMENTS, MAX_TOTAL_BYTES, Documents, is_secret
 from twin.coding.evidence import FLOOR, Words
 
 RETRIES = "# Retries\nThe upload client doubles its retry delay up to a minute.\n"
@@ -153,3 +153,12 @@ def test_no_more_documents_are_read_than_anybody_keeps(tmp_path: Path) -> None:
     documents = Documents(tmp_path, ["memory/*.md"])
     documents.refresh()
     assert documents.num_sections == MAX_DOCUMENTS
+
+
+def test_what_is_too_much_together_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    size = MAX_BYTES - 10
+    for number in range(MAX_TOTAL_BYTES // size + 5):
+        write(tmp_path, f"memory/{number:02}.md", "x" * size)
+    documents = Documents(tmp_path, ["memory/*.md"])
+    documents.refresh()
+    assert documents.num_sections == MAX_TOTAL_BYTES // size

@@ -23,6 +23,8 @@ from twin.coding.sections import Section, split
 MAX_BYTES: Final = 1_000_000
 """Of one document; a larger one is data."""
 MAX_DOCUMENTS: Final = 500
+MAX_TOTAL_BYTES: Final = 10_000_000
+"""Of all documents together: reading so much takes two or three seconds, once."""
 MAX_ENTRIES: Final = 50_000
 """Names that are looked at when globs are followed: `**` at the top of something huge must end."""
 MAX_DEPTH: Final = 30
@@ -145,6 +147,7 @@ def _named(root: Path, globs: Iterable[str]) -> dict[str, _Stamp]:
     """
     found: dict[str, _Stamp] = {}
     allowance = _Allowance(MAX_ENTRIES)
+    left = MAX_TOTAL_BYTES
     for glob in globs:
         parts = [part for part in glob.split("/") if part not in ("", ".")]
         if not parts or ".." in parts or glob.startswith("/"):
@@ -152,8 +155,9 @@ def _named(root: Path, globs: Iterable[str]) -> dict[str, _Stamp]:
         for path in _expanded(root, parts, allowance, 0):
             name = _inside(path, root)
             stamp = _stamp(root / name) if name else None
-            if stamp is not None:
+            if stamp is not None and name not in found and stamp[1] <= left:
                 found[name] = stamp
+                left -= stamp[1]
             if len(found) >= MAX_DOCUMENTS:
                 return found
     return found
