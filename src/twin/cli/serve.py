@@ -1,5 +1,6 @@
 """`twin serve`: the gateway, one endpoint over all models."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,9 @@ from twin.config import Config, load_config
 
 if TYPE_CHECKING:
     from twin.serve.server import Service
+
+# -P: no modules out of the folder that it is started in, which is somebody's repository.
+RETRIEVER = (sys.executable, "-P", "-m", "twin.cycle.retriever")
 
 _HOW_TO_ADD = """\
 Only the scripted model answers: none is configured. Add one to twin.toml, for example
@@ -53,7 +57,9 @@ def command(door: Door, host: str | None, port: int | None, verbose: bool, as_js
         _say_ready(service, at, bound, as_json)
 
     with door.home_store() as (_, _, store):
-        Service(home, load, store).run(host=host, port=port, verbose=verbose, ready=ready)
+        Service(home, load, store, RETRIEVER).run(
+            host=host, port=port, verbose=verbose, ready=ready
+        )
 
 
 def _say_ready(service: "Service", host: str, port: int, as_json: bool) -> None:

@@ -8,7 +8,6 @@ import asyncio
 import hashlib
 import zlib
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 import structlog
@@ -28,7 +27,6 @@ from twin.errors import BackendError, BadRequest, Untranslatable
 from twin.records import (
     CallOutcome,
     Classification,
-    ContextItem,
     DialectName,
     Judgement,
     Question,
@@ -40,6 +38,7 @@ from twin.serve.client import Client, HangUp, Headers, Watch
 from twin.serve.exchange import Exchange
 from twin.serve.fleet import Fleet, Member
 from twin.serve.handoff import as_prefix, handoff
+from twin.serve.inject import Injector
 from twin.serve.keyring import Keyring, secret_in
 from twin.serve.ledger import Ledger, cost_usd
 from twin.serve.limits import Admission
@@ -58,12 +57,6 @@ _NO_BODY_KEPT = 4_096
 """Bytes kept of a request that was refused for its form."""
 
 
-class Injector(Protocol):
-    """Finds context for a request; see `inject`."""
-
-    async def find(self, asked: Question) -> tuple[str, tuple[ContextItem, ...]]: ...
-
-
 class Gateway:
     """Everything that calls share. `adopt` exchanges what a configuration decides."""
 
@@ -76,7 +69,7 @@ class Gateway:
         ledger: Ledger,
         scribe: Scribe,
         router: Router,
-        injector: Injector | None = None,
+        injector: Injector,
         metrics: Metrics | None = None,
     ) -> None:
         self.config = config
@@ -101,6 +94,7 @@ class Gateway:
         self.scribe.adopt(config.record, redactor)
         self.ledger.adopt(config.budget, fleet.roles)
         self.admission.adopt(config.serve)
+        self.injector.adopt(config)
 
     async def answer(
         self, dialect: DialectName, body: bytes, headers: dict[bytes, bytes], client: Client
@@ -154,7 +148,8 @@ class Gateway:
         else:
             plan = route.named(self.fleet, name)
         exchange.route = plan.decision
-        await self._inject(exchange, plan.steps[0].member, asked, headers)
+        if self.config.inject.enabled or b"x-twin-context" in headers:
+            await self._inject(exchange, plan.steps[0].member, asked, headers)
         await self._walk(exchange, plan, asked, client)
 
     def _identify(self, exchange: Exchange, headers: dict[bytes, bytes]) -> None:
@@ -210,13 +205,11 @@ class Gateway:
         headers: dict[bytes, bytes],
     ) -> None:
         """Puts retrieved context before the request, where that is switched on."""
-        if self.injector is None or exchange.dialect == "embeddings":
-            return
-        wanted = headers.get(b"x-twin-context", b"").lower()
         is_on = self.config.inject.enabled and member.config.inject
-        if wanted in (b"on", b"off"):
-            is_on = wanted == b"on"
-        if not is_on:
+        wanted = headers.get(b"x-twin-context")
+        if wanted is not None and wanted.lower() in (b"on", b"off"):
+            is_on = wanted.lower() == b"on"
+        if not is_on or exchange.dialect == "embeddings":
             return
         asked = asked or question(exchange.dialect, exchange.body)
         text, items = await self.injector.find(asked)

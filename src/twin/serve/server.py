@@ -10,7 +10,7 @@ import gc
 import ipaddress
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import structlog
@@ -25,6 +25,7 @@ from twin.serve.admin import Admin
 from twin.serve.app import App
 from twin.serve.fleet import Fleet
 from twin.serve.gateway import Gateway
+from twin.serve.inject import Injector
 from twin.serve.keyring import Keyring
 from twin.serve.ledger import Ledger
 from twin.serve.recording import Recording
@@ -54,10 +55,14 @@ class _Uvicorn(uvicorn.Server):
 class Service:
     """One gateway process."""
 
-    def __init__(self, root: Path, load: Callable[[], Config], store: Store) -> None:
-        """`load` reads the configuration, now and at each reload."""
+    def __init__(
+        self, root: Path, load: Callable[[], Config], store: Store, retriever: Sequence[str]
+    ) -> None:
+        """`load` reads the configuration, now and at each reload. `retriever` is the command that
+        finds context, run only when a request wants some."""
         self.root = root
         self.store = store
+        self._retriever = retriever
         self._load = load
         self.config = load()
 
@@ -118,7 +123,10 @@ class Service:
             ledger=ledger,
             scribe=scribe,
             router=self._router(),
+            injector=Injector(self.root, config, self._retriever),
         )
+        if config.inject.enabled:
+            self.gateway.injector.warm()
         self.gateway.requires_keys = self.requires_keys
         self.gateway.observers.append(logs.call_logger(verbose=verbose))
         tracing = None
@@ -156,6 +164,7 @@ class Service:
             await server.serve(sockets=[door])
         finally:
             keys.cancel()
+            await self.gateway.injector.close()
             await self.fleet.close()
             await self.client.close()
             scribe.close()
@@ -235,6 +244,11 @@ class Service:
              0.0 if self.recording.problem else 1.0),
         ]  # fmt: skip
         found = [(name, text, dict[str, str](), value) for name, text, value in plain]
+        counts = gateway.injector.counts
+        for outcome in ("found", "empty", "late", "refused", "failed"):
+            number = float(getattr(counts, f"num_{outcome}"))
+            found.append(("twin_context_requests", "What became of requests for context.",
+                          {"outcome": outcome}, number))  # fmt: skip
         for name, member in gateway.fleet.members.items():
             resting = 1.0 if member.breaker.state == "open" else 0.0
             found.append(("twin_model_resting", "1 while its breaker is open.",
