@@ -184,8 +184,8 @@ def _refusal(missing: str, curated: Curated, data: Path | None) -> str:
     if data is not None:
         return f"{missing}{told} Give a longer file; the last fifth of it is held out."
     return (
-        f"{missing}{told} Record more calls through `twin serve` with a model of role `triage`, and "
-        "say what was good with `POST /v1/feedback`; or give evaluation answers with `--data`."
+        f"{missing}{told} Record more calls through `twin serve` with a model of role `triage`, "
+        "and say what was good with `POST /v1/feedback`; or give evaluation answers with `--data`."
     )
 
 
