@@ -196,6 +196,10 @@ class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Judge T0's answer before its first byte goes out, and escalate what is not good enough."""
     answer_confidence: Share = 0.5
     """The judged answer goes out at or above it."""
+    verifier: str = ""
+    """A model that is asked whether T0's answer does what was asked, before it goes out; the lower
+    of its grade and the built-in check counts. Empty: the built-in check alone, which costs
+    nothing."""
     handoff: bool = True
     """Tell the next tier what the first one saw, as JSON before the request."""
 
@@ -267,6 +271,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for alias, target in self.serve.aliases.items():
             if target not in known:
                 raise ValueError(f"the alias `{alias}` leads to `{target}`, which is no model")
+        if self.route.verifier and self.route.verifier not in self.models:
+            raise ValueError(f"`route.verifier` is `{self.route.verifier}`, which is no model")
         for name, model in self.models.items():
             for other in model.fallback:
                 if other not in self.models:

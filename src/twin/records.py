@@ -271,8 +271,9 @@ class RetrievalDecision:
 DialectName = Literal["chat", "completions", "embeddings", "responses", "messages"]
 """The shape of a request: OpenAI's endpoints by their last word, and Anthropic's `messages`."""
 
-AttemptOutcome = Literal["ok", "escalated", "failed", "cancelled"]
-"""`escalated`: it answered, and the answer was not good enough to go out."""
+AttemptOutcome = Literal["ok", "escalated", "failed", "cancelled", "graded"]
+"""`escalated`: it answered, and the answer was not good enough to go out. `graded`: it was asked
+what it thinks of another one's answer."""
 
 CallOutcome = Literal["ok", "refused", "failed", "cancelled"]
 """`refused`: this gateway said no (key, budget, limit, bad request); `failed`: no model answered;

@@ -282,3 +282,23 @@ def test_hedging_takes_whichever_account_answers_first(serving: Serving) -> None
             call = served.recorded(headers["x-request-id"])
             assert call.attempts[-1].outcome == "ok"
             assert call.attempts[-1].account == "env:B"
+
+
+@pytest.mark.parametrize(("grade", "answers"), [("0.9", "small"), ("0.1", "big"), ("?", "small")])
+def test_a_verifier_may_grade_the_small_tiers_answer(
+    grade: str, answers: str, serving: Serving
+) -> None:
+    with (
+        Upstream(sure("OK")) as small,
+        Upstream(chat("OK!")) as big,
+        Upstream(chat(grade)) as judge,
+    ):
+        served = serving(
+            '[route]\nverifier = "judge"\n' + two(small, big) + tier("judge", "other", judge.url)
+        )
+        _, headers, _ = served.chat(SIMPLE)
+        assert headers["x-twin-model"] == answers
+        asked = judge.requests[0].json["messages"][1]["content"]
+        assert f"<request>\n{SIMPLE}\n</request>" in asked
+        call = served.recorded(headers["x-request-id"])
+    assert [attempt.outcome for attempt in call.attempts if attempt.model == "judge"] == ["graded"]

@@ -5,6 +5,7 @@ What each step does stands in the modules it calls. Runs in one event loop; noth
 """
 
 import asyncio
+import contextlib
 import hashlib
 import zlib
 from collections.abc import Callable
@@ -214,8 +215,10 @@ class Gateway:
         asked = asked or question(exchange.dialect, exchange.body)
         text, items = await self.injector.find(asked)
         if text:
-            exchange.context = items
-            exchange.prepared = put_before(exchange.dialect, exchange.prepared, text)
+            with contextlib.suppress(BadRequest, Untranslatable):  # no place for it: then without
+                exchange.prepared = put_before(exchange.dialect, exchange.prepared, text)
+                exchange.context = items
+                exchange.num_prompt_tokens = len(exchange.prepared) // 4
 
     async def _walk(
         self, exchange: Exchange, plan: route.Plan, asked: Question | None, client: Client
@@ -242,7 +245,7 @@ class Gateway:
                 exchange.model = step.member.name
                 exchange.degraded = step.is_degraded
                 if step.is_judged and asked is not None:
-                    judgement = judge.judged(opened, asked)
+                    judgement = await self._judged(exchange, opened, asked)
                     if judgement.confidence < self.config.route.answer_confidence:
                         self._escalated(opened, judgement)
                         weak = (opened, judgement)
@@ -348,6 +351,15 @@ class Gateway:
             draft=draft,
         )
         exchange.prepared = put_before(exchange.dialect, plain, as_prefix(exchange.handoff))
+
+    async def _judged(self, exchange: Exchange, opened: Opened, asked: Question) -> Judgement:
+        """What the built-in check says of an answer, and the verifier where there is one."""
+        judgement = judge.judged(opened, asked)
+        limit = self.config.route.answer_confidence
+        verifier = self.fleet.members.get(self.config.route.verifier)
+        if verifier is None or judgement.confidence < limit:
+            return judgement
+        return await judge.verified(exchange, verifier, asked, opened, judgement)
 
     def _declined(self, opened: Opened) -> Unanswered:
         reason = f"`{opened.member.name}` refused the request ({opened.status})"

@@ -79,6 +79,7 @@ class Recording:
     async def _run(self) -> int:
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # no modules out of the folder that it is started in
             "-m",
             "twin.store.recorder",
             stdin=asyncio.subprocess.PIPE,

@@ -28,6 +28,7 @@ from twin.serve.gateway import Gateway
 from twin.serve.inject import Injector
 from twin.serve.keyring import Keyring
 from twin.serve.ledger import Ledger
+from twin.serve.protocol import Protocol
 from twin.serve.recording import Recording
 from twin.serve.redact import Redactor
 from twin.serve.scribe import Scribe
@@ -142,7 +143,7 @@ class Service:
         server = _Uvicorn(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -209,11 +210,12 @@ class Service:
             log.warning("reloaded", models=list(self.fleet.members))
 
     def _router(self) -> Router:
-        """The router in service: the trained one, or the rules that ship."""
+        """The router in service: the trained one, or the rules that ship. Raises StoreError where
+        its artefact is damaged or from a newer program."""
         live = self.store.registry.live("router")
-        return (
-            Router.rules() if live is None else Router.load(self.store.artifacts.get(live.artifact))
-        )
+        if live is None:
+            return Router.rules()
+        return Router.load(self.store.artifacts.get(live.artifact), live.version_id)
 
     async def _keep_keys(self, admin: Admin) -> None:
         failed = False
