@@ -12,12 +12,12 @@ in random order, so that what is compared was measured within seconds; differenc
 medians over the rounds.
 
 CPU is that of a gateway's whole process tree, the recorder included until it has caught up; in
-brackets, of its first process alone. `paced` cells stream with pauses, as models do (--pace, half
-to one and a half of it before every event): without pauses the time to the first token under 64
-connections only says how long the queue is. LiteLLM and Portkey answer so slowly that above 16
-connections they are measured in the first round only. The load generator acknowledges every packet
-at once, so that a gateway which writes small packets without TCP_NODELAY (TensorZero's) is not seen
-as 40 ms slower than its work takes.
+brackets, of its first process alone. `paced` cells stream with pauses, as models do: --pace before
+the first event, half to one and a half of it before every other. Without pauses the time to the
+first token under 64 connections only says how long the queue is. LiteLLM and Portkey answer so
+slowly that above 16 connections they are measured in the first round only. The load generator
+acknowledges every packet at once, so that a gateway which writes small packets without TCP_NODELAY
+(TensorZero's) is not seen as 40 ms slower than its work takes.
 
 With --log FILE every run is a line there as soon as it is done, and runs it already has are not
 repeated. The last line is JSON.

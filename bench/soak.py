@@ -153,10 +153,8 @@ class Soak:
         self.disturbed.append("store locked")
         for share in (0.5, 0.7):
             await self._after(share)
-            recorder = recorder_of(self.gateway)
-            if recorder is None:
-                print("  no recorder to kill", file=sys.stderr, flush=True)
-                continue
+            while (recorder := recorder_of(self.gateway)) is None:
+                await asyncio.sleep(0.1)  # it is being started anew
             print("  the recorder is killed", flush=True)
             os.kill(recorder, signal.SIGKILL)
             self.disturbed.append("recorder killed")

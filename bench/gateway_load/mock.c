@@ -3,9 +3,9 @@
  *
  * POST anything       a fixed answer of about 300 bytes; where the body says "stream":true, twelve
  *                     server-sent events and [DONE], each in a write of its own
- * GET /pace/FIRST/GAP from now on a stream waits FIRST microseconds for its first event and GAP for
- *                     each further one, each time half to one and a half of that, so that streams
- *                     do not march in step; 0/0 is no wait
+ * GET /pace/FIRST/GAP from now on a stream waits FIRST microseconds for its first event, and about
+ *                     GAP for each further one: half to one and a half of it, so that streams do
+ *                     not march in step; 0/0 is no wait
  * GET anything else   {"answered": N}
  *
  * mock.py beside it does the same, slower, where there is no compiler.
@@ -143,8 +143,8 @@ static void arm(void) {
     timerfd_settime(timer_fd, TFD_TIMER_ABSTIME, &t, NULL);
 }
 
-static void wait_for(Conn *c, uint64_t us) {
-    c->due_ns = now_ns() + jittered_ns(us);
+static void wait_for(Conn *c, uint64_t ns) {
+    c->due_ns = now_ns() + ns;
     int i = heap_len++;
     for (; i && heap[(i - 1) / 2].due_ns > c->due_ns; i = (i - 1) / 2) heap[i] = heap[(i - 1) / 2];
     heap[i] = (Timer){c->due_ns, c->fd, c->serial};
@@ -178,7 +178,7 @@ static int stream_on(Conn *c) {
         }
         if (!put(c, events[i], (size_t)event_len[i])) return 0;
         c->next_event++;
-        if (gap_us && c->next_event < NUM_EVENTS) return wait_for(c, gap_us), 1;
+        if (gap_us && c->next_event < NUM_EVENTS) return wait_for(c, jittered_ns(gap_us)), 1;
     }
     return 1;
 }
@@ -225,7 +225,7 @@ static int proceed(Conn *c) {
         memmove(c->in, body + size, c->in_len);
         if (!fine) return 0;
         if (c->next_event == 0) {
-            if (first_us) return wait_for(c, first_us), 1;
+            if (first_us) return wait_for(c, first_us * 1000), 1;
             return stream_on(c);
         }
     }

@@ -103,14 +103,13 @@ class Mock(asyncio.Protocol):
         elif b'"stream":true' in body:
             self._next = 0
             self._with_usage = b'"include_usage":true' in body
-            self._wait(pace_us["first"])
+            self._wait(pace_us["first"] / 1e6)
         else:
             answered += 1
             self._transport.write(ANSWER)
 
-    def _wait(self, us: int) -> None:
-        if us:
-            delay_s = us * random.uniform(0.5, 1.5) / 1e6
+    def _wait(self, delay_s: float) -> None:
+        if delay_s:
             asyncio.get_running_loop().call_later(delay_s, self._stream_on)
         else:
             self._stream_on()
@@ -131,7 +130,7 @@ class Mock(asyncio.Protocol):
             write(STREAM_HEAD + CHUNKS[0] if index == 0 else CHUNKS[index])
             self._next += 1
             if pace_us["gap"] and self._next < EVENTS:
-                self._wait(pace_us["gap"])
+                self._wait(pace_us["gap"] * random.uniform(0.5, 1.5) / 1e6)
                 return
 
 
