@@ -5,8 +5,10 @@ Owns the limits on what a stranger may send; what a call means is `gateway`'s bu
 """
 
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
 
 import msgspec
+import structlog
 
 from twin.backends.dialects import error_body
 from twin.records import DialectName
@@ -33,6 +35,12 @@ DIALECTS: dict[str, DialectName] = {
 
 Handler = Callable[[dict[bytes, bytes], bytes], Awaitable[tuple[int, object]]]
 
+log = structlog.get_logger("twin.serve")
+
+MAX_BODIES_AT_ONCE = 16
+"""As many bodies of the largest size may be on their way in together; more wait for no memory."""
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+
 
 class App:
     """The ASGI application."""
@@ -41,6 +49,7 @@ class App:
         self.gateway = gateway
         self.side = side
         self.admin = admin
+        self._num_pending_bytes = 0
         self._get: dict[str, Handler] = {
             "/health": side.health,
             "/ready": side.ready,
@@ -62,6 +71,8 @@ class App:
         client = Client(receive, send)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         try:
+            if b"origin" in headers:
+                self._check_origin(headers[b"origin"])
             if dialect is not None and scope["method"] == "POST":
                 body = await self._body(headers, receive)
                 if body is not None:
@@ -69,22 +80,41 @@ class App:
                 return
             await self._beside(scope, path, dialect, headers, receive, client)
         except Refusal as refusal:
-            call_id = new_call_id()
-            text = error_body(
-                dialect or "chat", refusal.status, refusal.message, refusal.code, call_id
+            await _refuse(refusal, _family(dialect, path, headers), client)
+        except Exception as error:
+            # The edge of every other request; calls to models have their own in `gateway`.
+            log.exception("request_failed", path=path[:200])
+            if client.has_begun:
+                raise
+            sentence = f"The gateway failed ({type(error).__name__}); its log has the details."
+            fault = Refusal(500, "internal_error", sentence)
+            await _refuse(fault, _family(dialect, path, headers), client)
+
+    def _check_origin(self, origin: bytes) -> None:
+        """A page on the internet that somebody has open could spend their budget here, where no key
+        is needed: browsers send such requests, and say from where."""
+        if self.gateway.requires_keys:
+            return
+        text = origin.decode("latin-1").lower()
+        if text == "null" or (text.startswith("http") and _host(text) not in _LOCAL):
+            raise Refusal(
+                403,
+                "origin_not_allowed",
+                f"Pages of {text[:200]} may not ask without a key. Set `serve.require_keys` and "
+                "give them one.",
             )
-            more: Headers = [(b"x-request-id", call_id.encode()), *refusal.headers()]
-            if refusal.status == 413:
-                more.append((b"connection", b"close"))  # the rest of the body is not read
-            await client.respond(refusal.status, more, text)
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self.gateway.config.serve.max_body_bytes
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
         """The whole body, within the limit; None where the client hung up while sending it."""
-        limit = self.gateway.config.serve.max_body_bytes
+        limit = self.max_body_bytes
         announced = headers.get(b"content-length", b"0")
         if len(announced) > 18 or int(announced) > limit:
             raise self._too_large(limit)
-        encoding = headers.get(b"content-encoding", b"identity")
+        encoding = headers.get(b"content-encoding", b"identity").lower()
         if encoding not in (b"identity", b""):
             raise Refusal(
                 415,
@@ -97,18 +127,39 @@ class App:
         first: bytes = message.get("body", b"")
         if not message.get("more_body", False):
             return first
+        if self.gateway.requires_keys:
+            # Before anything large is kept: strangers could fill the memory. Admins have a key of
+            # their own and nothing large to say.
+            self.gateway.keyring.find(headers)
+        return await self._rest(first, receive, limit)
+
+    async def _rest(self, first: bytes, receive: Receive, limit: int) -> bytes | None:
+        """A body that did not come in one piece."""
         parts = [first]
         size = len(first)
-        while message.get("more_body", False):
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            part: bytes = message.get("body", b"")
-            size += len(part)
-            if size > limit:
-                raise self._too_large(limit)
-            parts.append(part)
-        return b"".join(parts)
+        self._num_pending_bytes += size
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                part: bytes = message.get("body", b"")
+                size += len(part)
+                self._num_pending_bytes += len(part)
+                if size > limit:
+                    raise self._too_large(limit)
+                if self._num_pending_bytes > MAX_BODIES_AT_ONCE * limit:
+                    raise Refusal(
+                        503,
+                        "overloaded",
+                        "Too many large requests are on their way in. Try again later.",
+                        retry_after_s=1.0,
+                    )
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+        finally:
+            self._num_pending_bytes -= size
 
     @staticmethod
     def _too_large(limit: int) -> Refusal:
@@ -130,21 +181,13 @@ class App:
     ) -> None:
         """Everything that is no call to a model."""
         method: str = scope["method"]
-        if method == "GET" and path == "/metrics":
+        if method in ("GET", "HEAD") and path == "/metrics":
             text = self.gateway.metrics.exposition()
             await client.respond(200, [], text, b"text/plain; version=0.0.4; charset=utf-8")
             return
         handler = self._handler(method, path)
         if handler is None:
-            allowed = "POST" if dialect or path in self._post else "GET"
-            known = dialect or path in self._post or path in self._get
-            raise (
-                Refusal(405, "method_not_allowed", f"{path} takes {allowed} only.")
-                if known
-                else Refusal(
-                    404, "not_found", f"There is nothing at {path[:200]}. See /openapi.json."
-                )
-            )
+            raise self._nothing(method, path, dialect)
         body = await self._body(headers, receive)
         if body is None:
             return
@@ -155,11 +198,24 @@ class App:
     def _handler(self, method: str, path: str) -> Handler | None:
         if path.startswith("/admin/"):
             return self.admin.handler(method, path)
-        if method == "GET" and path.startswith("/v1/models/"):
+        if method in ("GET", "HEAD") and path.startswith("/v1/models/"):
             name = path.removeprefix("/v1/models/")
             return lambda headers, body: self.side.model(headers, name)
         table = {"GET": self._get, "HEAD": self._get, "POST": self._post}.get(method, {})
         return table.get(path)
+
+    def _nothing(self, method: str, path: str, dialect: DialectName | None) -> Refusal:
+        """Why nothing answers: no such place, or another method."""
+        if dialect or path in self._post:
+            allowed = "POST"
+        elif path in self._get or path == "/metrics" or path.startswith("/v1/models/"):
+            allowed = "GET"
+        else:
+            return Refusal(
+                404, "not_found", f"There is nothing at {path[:200]}. See /openapi.json."
+            )
+        sentence = f"{path[:200]} takes {allowed} only."
+        return Refusal(405, "method_not_allowed", sentence, allowed=allowed)
 
     async def _document(self, headers: dict[bytes, bytes], body: bytes) -> tuple[int, object]:
         return 200, DOCUMENT
@@ -170,3 +226,27 @@ async def _no_websocket(scope: Scope, send: Send) -> None:
     if scope["type"] == "websocket":
         message: Message = {"type": "websocket.close", "code": 1003}
         await send(message)
+
+
+async def _refuse(refusal: Refusal, family: DialectName, client: Client) -> None:
+    """Says no in the caller's dialect. Where the body is still on its way, the connection stays
+    and `connection` drops the rest: closing would reset it, and the answer would be lost."""
+    call_id = new_call_id()
+    text = error_body(family, refusal.status, refusal.message, refusal.code, call_id)
+    headers: Headers = [(b"x-request-id", call_id.encode()), *refusal.headers()]
+    await client.respond(refusal.status, headers, text)
+
+
+def _family(dialect: DialectName | None, path: str, headers: dict[bytes, bytes]) -> DialectName:
+    """The dialect in which a caller understands an error."""
+    if dialect is not None:
+        return dialect
+    is_anthropic = path.startswith("/v1/messages") or b"anthropic-version" in headers
+    return "messages" if is_anthropic else "chat"
+
+
+def _host(origin: str) -> str:
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:
+        return ""

@@ -25,6 +25,8 @@ from twin.serve.refusal import Refusal
 SCRIPTED = {"scripted": ModelConfig(provider="scripted", role="triage")}
 """What answers where nothing is configured, so that `twin serve` can be tried at once."""
 
+MAX_NAME = 200
+
 _PREFERRED: tuple[DialectName, ...] = ("chat", "messages")
 """What a request is translated to where the server does not speak the caller's dialect."""
 
@@ -115,6 +117,8 @@ class Fleet:
         found = self._exact.get(asked)
         if found is not None:
             return found
+        if len(asked) > MAX_NAME:  # looking for its like would take seconds
+            raise Refusal(404, "model_not_found", "There is no model with so long a name here.")
         for pattern, target in self._globs.items():
             if fnmatch.fnmatchcase(asked, pattern):
                 return target

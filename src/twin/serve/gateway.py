@@ -37,7 +37,7 @@ from twin.serve import judge, route
 from twin.serve.asking import Opened, Unanswered, ask, question_for
 from twin.serve.client import Client, HangUp, Headers, Watch
 from twin.serve.exchange import Exchange
-from twin.serve.fleet import Fleet, Member
+from twin.serve.fleet import MAX_NAME, Fleet, Member
 from twin.serve.handoff import as_prefix, handoff
 from twin.serve.inject import Injector
 from twin.serve.keyring import Keyring, secret_in
@@ -165,13 +165,13 @@ class Gateway:
             exchange.body = exchange.body[:_NO_BODY_KEPT]
             raise Refusal(400, "invalid_request_error", str(error)) from error
         exchange.head = head
-        exchange.asked_model = head.model
+        exchange.asked_model = head.model[:MAX_NAME]
         exchange.num_prompt_tokens = len(exchange.body) // 4
         session = headers.get(b"x-twin-session")
         exchange.session = (
             session.decode("latin-1")[:200]
             if session
-            else head.session or _beginning(exchange.body)
+            else _short(head.session) or _beginning(exchange.body)
         )
         exchange.preference = zlib.crc32(exchange.session.encode("utf-8", "replace"))
         if b"x-twin-task" in headers:
@@ -532,6 +532,14 @@ def _cost(exchange: Exchange) -> float:
 
 def _num_completion_tokens(exchange: Exchange) -> int:
     return sum(a.usage.num_completion_tokens for a in exchange.attempts if a.usage is not None)
+
+
+def _short(session: str) -> str:
+    """A name that a caller gave, of any length: what is long ends with a digest of it all."""
+    if len(session) <= MAX_NAME:
+        return session
+    digest = hashlib.blake2b(session.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return f"{session[: MAX_NAME - 20]}...{digest}"
 
 
 def _beginning(body: bytes) -> str:

@@ -6,7 +6,9 @@ rest.
 
 import contextlib
 import io
+import logging
 import sys
+import time
 from collections.abc import Callable
 from typing import TextIO, cast
 
@@ -35,6 +37,44 @@ def configure(*, verbose: bool = False) -> None:
         cache_logger_on_first_use=True,
     )
 
+    libraries = logging.getLogger()
+    libraries.handlers = [_Libraries()]
+    libraries.setLevel(logging.WARNING)
+    # What a stranger sends is no news, and could fill the disk.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+
+QUIET_S = 60.0
+"""How often one and the same complaint of a library is passed on."""
+
+
+class _Libraries(logging.Handler):
+    """Passes on what libraries log, as our own lines; each complaint once in a while, since a
+    server that is down would be complained of with every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[tuple[str, int], float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        place = (record.pathname, record.lineno)
+        now = time.monotonic()
+        if now - self._told.get(place, -QUIET_S) < QUIET_S:
+            return
+        self._told[place] = now
+        log = structlog.get_logger(record.name)
+        tell = log.error if record.levelno >= logging.ERROR else log.warning
+        try:
+            words = record.getMessage()
+        except (TypeError, ValueError):
+            words = str(record.msg)
+        tell("library", name=record.name, says=_visible(words)[:2_000], exc_info=record.exc_info)
+
+
+def _visible(text: str) -> str:
+    """On one line, and nothing in it that steers a terminal."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+
 
 class _Stderr(io.TextIOBase):
     """Standard error that may fail: a log on a full disk must not take the call down with it."""
@@ -62,7 +102,7 @@ def call_logger(*, verbose: bool = False) -> Callable[[Exchange, CallOutcome, in
             call_id=exchange.call_id,
             outcome=outcome,
             status=status,
-            asked=exchange.asked_model[:200],
+            asked=_visible(exchange.asked_model),
             model=exchange.model,
             num_attempts=len(exchange.attempts),
             ms=round(exchange.ms(), 1),

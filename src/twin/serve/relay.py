@@ -33,11 +33,19 @@ _ENDS: dict[DialectName, tuple[bytes, ...]] = {
 """How a stream says that it is over. Text of a model cannot forge it: inside JSON a line break is
 written as `\\n`, so no line of a stream begins with what a model said."""
 
-_NOT_PASSED_ON = frozenset(
-    {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"content-type",
-     b"content-encoding", b"date", b"server", b"set-cookie", b"trailer", b"upgrade", b"via",
-     b"alt-svc", b"strict-transport-security", b"x-request-id", b"cache-control"}
-)  # fmt: skip
+_PASSED_ON = (
+    b"anthropic-",
+    b"openai-",
+    b"ratelimit-",
+    b"request-id",
+    b"retry-after",
+    b"x-ratelimit-",
+    b"x-should-retry",
+)
+"""How the provider's headers begin that a client may see: limits, processing times, its own number
+of the request. A list of what is let through, as others act on whoever reads them: cookies and
+`access-control-*` on browsers, `x-accel-*` on proxies, `connection` on HTTP itself."""
+_MAX_HEADER_BYTES = 1_000
 
 
 Finish = Callable[["Stream"], Awaitable[None]]
@@ -53,7 +61,11 @@ def headers_for(exchange: Exchange, opened: Opened | None) -> Headers:
     if exchange.degraded:
         headers.append((b"x-twin-degraded", b"true"))
     if opened is not None:
-        headers += [pair for pair in opened.headers if pair[0] not in _NOT_PASSED_ON]
+        headers += [
+            pair
+            for pair in opened.headers
+            if pair[0].startswith(_PASSED_ON) and len(pair[1]) <= _MAX_HEADER_BYTES
+        ]
     return headers
 
 

@@ -23,12 +23,12 @@ from twin.errors import ConfigError, TwinError, UsageError
 from twin.serve import logs
 from twin.serve.admin import Admin
 from twin.serve.app import App
+from twin.serve.connection import Connection, look_after
 from twin.serve.fleet import Fleet
 from twin.serve.gateway import Gateway
 from twin.serve.inject import Injector
 from twin.serve.keyring import Keyring
 from twin.serve.ledger import Ledger
-from twin.serve.protocol import Protocol
 from twin.serve.recording import Recording
 from twin.serve.redact import Redactor
 from twin.serve.scribe import Scribe
@@ -105,6 +105,7 @@ class Service:
         ready: Callable[["Service", str, int], None],
     ) -> None:
         config = self.config
+        _take_all_files()
         folder = journal_folder(self.root)
         await asyncio.to_thread(_catch_up, self.store, folder)
         self.client = HttpClient(
@@ -143,7 +144,7 @@ class Service:
         server = _Uvicorn(
             uvicorn.Config(
                 app,
-                http=Protocol,
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -158,6 +159,7 @@ class Service:
         )
         self._listen_to_signals(server)
         keys = asyncio.create_task(self._keep_keys(admin))
+        connections = asyncio.create_task(look_after(server.server_state))
         self.recording.start()
         _calm_collector()
         ready(self, host, door.getsockname()[1])
@@ -165,6 +167,7 @@ class Service:
             await server.serve(sockets=[door])
         finally:
             keys.cancel()
+            connections.cancel()
             await self.gateway.injector.close()
             await self.fleet.close()
             await self.client.close()
@@ -264,6 +267,19 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def _take_all_files() -> None:
+    """As many open files as the system lets this process have: the usual 1,024 is less than the
+    connections of `max_concurrency` and the queue need, towards clients and models."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has no such limit
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _alarm(message: str) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from twin.backends.dialects import read_request
 from twin.config import ROUTED
+from twin.errors import BadRequest
 from twin.records import Feedback
 from twin.serve.gateway import Gateway
 from twin.serve.keyring import secret_in
@@ -114,6 +116,10 @@ class Side:
     async def count_tokens(self, headers: dict[bytes, bytes], body: bytes) -> Answer:
         """An estimate, a quarter of the characters: the models here have different tokenizers."""
         self._who(headers)
+        try:
+            read_request("messages", body)
+        except BadRequest as error:
+            raise Refusal(400, "invalid_request_error", str(error)) from error
         return 200, {"input_tokens": max(1, len(body) // 4)}
 
     def _allowed(self, headers: dict[bytes, bytes]) -> list[str]:
