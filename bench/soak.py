@@ -235,6 +235,7 @@ def report(
         shown = ", ".join(f"{count} {outcome}" for outcome, count in ended.items())
         print(f"{kind:22}{tally.num_asked_kind[kind]:8}   {shown}")
     silent = sum(count for name, count in tally.answers.items() if name.endswith(" silent"))
+    broken = sum(tally.answers[f"{kind} broken"] for kind in ("whole", "stream", "large"))
     whole = f"of {len(tally.whole):,} answers received whole"
     bars = [
         bar("memory growth after warm-up, MB", "< 20 MB", growth_mb, growth_mb < MAX_GROWTH_MB),
@@ -247,6 +248,7 @@ def report(
             not unrecorded,
         ),
         bar("requests without any end within a minute", "0", silent, not silent),
+        bar("broken answers to requests without a fault of their own", "0", broken, not broken),
         bar("tracebacks in the log", "0", len(faults), not faults),
     ]
     for one in bars:
