@@ -8,12 +8,13 @@ import hmac
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from twin.backends.secrets import Secret
-from twin.config import ROUTED
-from twin.errors import TwinError, UnknownKey
+from twin.config import ROUTED, Count
+from twin.errors import TwinError, UnknownKey, UsageError
 from twin.records import VirtualKey
 from twin.serve.gateway import Gateway
 from twin.serve.keyring import secret_in
@@ -24,13 +25,18 @@ Answer = tuple[int, object]
 Handler = Callable[[dict[bytes, bytes], bytes], Awaitable[Answer]]
 
 
+# No control characters: names are shown in tables and logs.
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_Positive = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+
+
 class _NewKey(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
-    models: list[str] = []
-    monthly_usd: float | None = None
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    expires_at: float | None = None
+    name: _Name
+    models: Annotated[list[_Name], msgspec.Meta(max_length=1_000)] = []
+    monthly_usd: _Positive | None = None
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    expires_at: _Positive | None = None
 
 
 class Admin:
@@ -80,6 +86,8 @@ class Admin:
                 return await handler(headers, body)
             except UnknownKey as error:
                 raise Refusal(404, "not_found", str(error)) from error
+            except UsageError as error:
+                raise Refusal(409, "conflict", str(error)) from error
             except TwinError as error:
                 raise Refusal(503, "store_failed", str(error), retry_after_s=5.0) from error
 

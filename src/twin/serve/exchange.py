@@ -82,7 +82,7 @@ class Exchange:
     def is_stream(self) -> bool:
         return self.head is not None and self.head.stream
 
-    def call(self, outcome: CallOutcome, status: int, error: str) -> Call:
+    def call(self, outcome: CallOutcome, status: int, error: str, latency_ms: float) -> Call:
         """The record of it as it stands now."""
         return Call(
             call_id=self.call_id,
@@ -102,7 +102,7 @@ class Exchange:
             context=self.context,
             handoff=self.handoff,
             first_byte_ms=self.first_byte_ms,
-            latency_ms=self.ms(),
+            latency_ms=latency_ms,
             request=self.body,
             response=self.response,
             attempts=tuple(self.attempts),

@@ -34,7 +34,18 @@ _PREFERRED: tuple[DialectName, ...] = ("chat", "messages")
 class Member:
     """One configured model."""
 
-    __slots__ = ("accounts", "backend", "breaker", "config", "name", "num_active", "timeouts")
+    __slots__ = (
+        "accounts",
+        "backend",
+        "breaker",
+        "config",
+        "dialects",
+        "is_free",
+        "name",
+        "num_active",
+        "timeouts",
+        "upstream_model",
+    )
 
     def __init__(
         self, name: str, config: ModelConfig, backend: Backend, accounts: AccountPool, clock: Clock
@@ -45,6 +56,10 @@ class Member:
         self.accounts = accounts
         self.breaker = Breaker(clock=clock)
         self.num_active = 0
+        self.dialects = backend.dialects
+        self.upstream_model = upstream_model(name, config)
+        """What the provider calls it."""
+        self.is_free = config.price.input == 0 and config.price.output == 0
         self.timeouts = Timeouts(
             connect_s=config.connect_s,
             first_byte_s=config.first_byte_s,
@@ -52,19 +67,9 @@ class Member:
             deadline_s=config.deadline_s,
         )
 
-    @property
-    def upstream_model(self) -> str:
-        """What the provider calls it."""
-        return upstream_model(self.name, self.config)
-
-    @property
-    def is_free(self) -> bool:
-        price = self.config.price
-        return price.input == 0 and price.output == 0
-
     def dialect_for(self, dialect: DialectName) -> DialectName | None:
         """In which dialect a request of `dialect` goes there; None where it cannot."""
-        speaks = self.backend.dialects
+        speaks = self.dialects
         if dialect in speaks:
             return dialect
         if dialect == "embeddings":

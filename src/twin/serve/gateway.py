@@ -52,7 +52,7 @@ from twin.specialists.router import Router
 
 log = structlog.get_logger("twin.serve")
 
-_PASSED_ON = (b"anthropic-beta", b"openai-beta")
+_PASSED_ON = frozenset({b"anthropic-beta", b"openai-beta"})
 """Headers by which clients switch on features of a provider."""
 _NO_BODY_KEPT = 4_096
 """Bytes kept of a request that was refused for its form."""
@@ -113,6 +113,9 @@ class Gateway:
             await self._answer(exchange, headers, client)
         except Refusal as refusal:
             await self._refuse(exchange, refusal, client)
+        except (BadRequest, Untranslatable) as error:
+            said = Refusal(400, "invalid_request_error", str(error))
+            await self._refuse(exchange, said, client)
         except HangUp:
             self._cancelled(exchange)
         except asyncio.CancelledError:
@@ -256,6 +259,13 @@ class Gateway:
                 else:
                     await self._send_whole(exchange, opened, client)
                 return
+            except BackendError as error:
+                # Whole JSON, and yet no answer of its dialect. Nothing has gone out of it.
+                if client.has_begun:
+                    raise
+                reason = f"`{step.member.name}` did not answer: {str(error).rstrip('.')}"
+                exchange.attempts.append(opened.attempt("failed", reason=reason))
+                failures.append(Unanswered(reason))
             finally:
                 await opened.close()
         if weak is not None:
@@ -283,9 +293,10 @@ class Gateway:
         if exchange.holder is not None:
             self.ledger.check_key(exchange.holder.key, expected)
         self._settle(exchange)
-        exchange.reserved = self.ledger.reserve(
-            member.name, member.config, exchange.key_id, expected
-        )
+        if not member.is_free:
+            exchange.reserved = self.ledger.reserve(
+                member.name, member.config, exchange.key_id, expected
+            )
         return await ask(exchange, member, asking)
 
     def _settle(self, exchange: Exchange) -> None:
@@ -516,12 +527,13 @@ class Gateway:
             await self.scribe.durable()
 
     def _write(self, exchange: Exchange, outcome: CallOutcome, status: int, error: str) -> None:
-        self.scribe.write(exchange.call(outcome, status, error))
+        latency_ms = exchange.ms()
+        self.scribe.write(exchange.call(outcome, status, error, latency_ms))
         self._over(exchange, outcome, status)
 
     def _over(self, exchange: Exchange, outcome: CallOutcome, status: int) -> None:
         exchange.is_recorded = True
-        self.metrics.ended(exchange, outcome, status)
+        self.metrics.ended(exchange, outcome, status, exchange.ms())
         for observe in self.observers:
             observe(exchange, outcome, status)
 

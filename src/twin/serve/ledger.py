@@ -20,6 +20,8 @@ _ROLES_WITH_BUDGET = ("triage", "reasoning", "escalation")
 def cost_usd(model: ModelConfig, usage: Usage) -> float:
     """What an answer cost by the configured price."""
     price = model.price
+    if price.input == 0 and price.output == 0:
+        return 0.0
     cached = min(usage.num_cached_tokens, usage.num_prompt_tokens)
     rate = price.input if price.cached is None else price.cached
     fresh = usage.num_prompt_tokens - cached
@@ -46,6 +48,7 @@ class Ledger:
 
     def __init__(self, budget: BudgetConfig, now: Callable[[], float] = time.time) -> None:
         self.budget = budget
+        self._has_none = budget == BudgetConfig()
         self._now = now
         self._month = ""
         self._month_ends = 0.0
@@ -68,6 +71,7 @@ class Ledger:
     def adopt(self, budget: BudgetConfig, roles: dict[str, str]) -> None:
         """New limits after a reload; what was spent stays spent, also by models that went."""
         self.budget = budget
+        self._has_none = budget == BudgetConfig()
         self.by_role = {}
         for model, amount in self.by_model.items():
             role = roles.get(model, "other")
@@ -75,6 +79,8 @@ class Ledger:
 
     def why_not(self, name: str, model: ModelConfig, expected: float) -> str:
         """Why this model is over a budget; empty where it is not."""
+        if self._has_none and model.monthly_usd is None:
+            return ""
         self._turn()
         if model.monthly_usd is not None and self._over(
             self.by_model.get(name, 0.0), expected, model.monthly_usd
@@ -102,16 +108,18 @@ class Ledger:
             )
 
     def reserve(self, name: str, model: ModelConfig, key_id: str, expected: float) -> Reservation:
-        self._turn()
         if expected:
+            self._turn()
             self._add(name, model.role, key_id, expected)
         return Reservation(self._month, name, model.role, key_id, expected)
 
     def settle(self, reserved: Reservation, cost: float) -> None:
         """Puts the real cost in the reservation's place. One that began last month was last
         month's."""
+        if cost == reserved.amount:
+            return
         self._turn()
-        if reserved.month == self._month and cost != reserved.amount:
+        if reserved.month == self._month:
             change = cost - reserved.amount
             self._add(reserved.model, reserved.role, reserved.key_id, change)
 

@@ -38,10 +38,18 @@ def configure(*, verbose: bool = False) -> None:
     )
 
     libraries = logging.getLogger()
-    libraries.handlers = [_Libraries()]
-    libraries.setLevel(logging.WARNING)
+    let_go()
+    libraries.addHandler(_Libraries())
     # What a stranger sends is no news, and could fill the disk.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+
+def let_go() -> None:
+    """Undoes it for the libraries."""
+    libraries = logging.getLogger()
+    for handler in libraries.handlers:
+        if isinstance(handler, _Libraries):
+            libraries.removeHandler(handler)
 
 
 QUIET_S = 60.0

@@ -56,7 +56,7 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.num_active = 0
         self.num_escalated = 0
-        self.calls: dict[tuple[str, str, str, str], int] = defaultdict(int)
+        self.calls: dict[tuple[str, str, str, int], int] = defaultdict(int)
         self.attempts: dict[tuple[str, str], int] = defaultdict(int)
         self.tokens: dict[tuple[str, str], int] = defaultdict(int)
         self.cost_usd: dict[str, float] = defaultdict(float)
@@ -72,11 +72,13 @@ class Metrics(Collector):
     def escalated(self) -> None:
         self.num_escalated += 1
 
-    def ended(self, exchange: "Exchange", outcome: CallOutcome, status: int) -> None:
+    def ended(
+        self, exchange: "Exchange", outcome: CallOutcome, status: int, latency_ms: float
+    ) -> None:
         self.num_active -= 1
         model = exchange.model
-        self.calls[model, exchange.dialect, outcome, str(status)] += 1
-        self.latency[model].observe(exchange.ms() / 1000.0)
+        self.calls[model, exchange.dialect, outcome, status] += 1
+        self.latency[model].observe(latency_ms / 1000.0)
         if exchange.first_byte_ms is not None:
             self.first_byte[model].observe(exchange.first_byte_ms / 1000.0)
         for attempt in exchange.attempts:
@@ -94,8 +96,8 @@ class Metrics(Collector):
         calls = CounterMetricFamily(
             "twin_calls", "Calls that are over.", labels=("model", "dialect", "outcome", "status")
         )
-        for key, count in self.calls.items():
-            calls.add_metric(key, count)
+        for (*names, status), count in self.calls.items():
+            calls.add_metric((*map(str, names), str(status)), count)
         attempts = CounterMetricFamily(
             "twin_attempts", "Questions put to models.", labels=("model", "outcome")
         )

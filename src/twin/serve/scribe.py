@@ -140,14 +140,18 @@ class Scribe:
         if entry.is_stream and response and self.redactor.is_split(response):
             response = clean(msgspec.json.encode(whole_from_stream(entry.dialect, response)))
         handoff = clean(entry.handoff) if entry.handoff else entry.handoff
-        attempts = tuple(map(self._redacted_attempt, entry.attempts))
         error = self.redactor.clean_text(entry.error) if entry.error else ""
+        attempts = entry.attempts
+        for number, attempt in enumerate(attempts):
+            cleaned = self._redacted_attempt(attempt)
+            if cleaned is not attempt:
+                attempts = (*attempts[:number], cleaned, *attempts[number + 1 :])
         if (
             request is entry.request
             and response is entry.response
             and handoff is entry.handoff
+            and attempts is entry.attempts
             and error == entry.error
-            and all(new is old for new, old in zip(attempts, entry.attempts, strict=True))
         ):
             return entry
         return msgspec.structs.replace(
@@ -163,15 +167,17 @@ class Scribe:
         clean = self.redactor.clean
         request = clean(attempt.request) if attempt.request else attempt.request
         response = clean(attempt.response)
-        if attempt.is_streamed and self.redactor.is_split(response):
+        is_streamed = attempt.is_streamed
+        if is_streamed and self.redactor.is_split(response):
             # The secret came in pieces: only the reassembled answer can be cleaned.
-            whole = clean(msgspec.json.encode(whole_from_stream(attempt.dialect, response)))
-            attempt = msgspec.structs.replace(attempt, response=whole, is_streamed=False)
-            response = whole
+            response = clean(msgspec.json.encode(whole_from_stream(attempt.dialect, response)))
+            is_streamed = False
         reason = self.redactor.clean_text(attempt.reason) if attempt.reason else ""
         if request is attempt.request and response is attempt.response and reason == attempt.reason:
             return attempt
-        return msgspec.structs.replace(attempt, request=request, response=response, reason=reason)
+        return msgspec.structs.replace(
+            attempt, request=request, response=response, reason=reason, is_streamed=is_streamed
+        )
 
     def close(self) -> None:
         self._journal.close()

@@ -76,7 +76,7 @@ def read_request(dialect: DialectName, body: bytes) -> RequestHead:
     return RequestHead(
         dialect=dialect,
         model=_read(fields, "model", _TEXT) or "",
-        stream=bool(_read(fields, "stream", _FLAG)),
+        stream="stream" in fields and bool(_read(fields, "stream", _FLAG)),
         max_tokens=_limit(dialect, fields),
         session=_session(fields),
         wants_logprobs=_wants_logprobs(dialect, fields),
@@ -110,6 +110,8 @@ def _read(fields: Fields, name: str, decoder: msgspec.json.Decoder[Any]) -> Any:
 
 def _limit(dialect: DialectName, fields: Fields) -> int | None:
     for name in _LIMITS[dialect]:
+        if name not in fields:
+            continue
         count: int | None = _read(fields, name, _COUNT)
         if count is not None:
             if not 0 <= count < 2**53:
@@ -144,6 +146,8 @@ def _wants_logprobs(dialect: DialectName, fields: Fields) -> bool:
         return bool(_read(fields, "top_logprobs", _COUNT)) or (
             b"output_text.logprobs" in bytes(fields.get("include", msgspec.Raw(b"")))
         )
+    if "logprobs" not in fields:
+        return False
     value = _read(fields, "logprobs", _FLAG_OR_COUNT)
     # In `completions` it counts alternatives, and 0 still asks for the tokens' own.
     return value is not None and value is not False

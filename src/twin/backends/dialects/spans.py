@@ -38,6 +38,9 @@ def object_of(body: bytes) -> dict[str, Any]:
     return value
 
 
+_OPEN, _COMMA = b"{", b","
+
+
 def _decoded(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
     try:
         value = decoder.decode(body)
@@ -59,7 +62,10 @@ def spans_of(body: bytes, fields: Fields) -> dict[str, Span]:
     in which of the two they take, so that what was checked here might not be what is answered."""
     if len(fields) > _MAX_FIELDS:
         raise BadRequest(f"The request's body has more than {_MAX_FIELDS} fields; send fewer.")
-    spans: dict[str, Span] = {}
+    spans = _of_plain(body, fields)
+    if spans is not None:
+        return spans
+    spans = {}
     at = body.index(b"{") + 1
     last = len(fields) - 1
     for number, (name, raw) in enumerate(fields.items()):
@@ -77,6 +83,30 @@ def spans_of(body: bytes, fields: Fields) -> dict[str, Span]:
             raise _twice(fields)
         at += 1
     return spans
+
+
+def _of_plain(body: bytes, fields: Fields) -> dict[str, Span] | None:
+    """The same for a body as clients write it: no space outside of values, or one after each colon
+    and comma. None says that somebody has to look closely; twice as fast where it need not."""
+    spans: dict[str, Span] = {}
+    at = 0
+    mark = _OPEN
+    for name, raw in fields.items():
+        if body[at : at + 1] != mark:
+            return None
+        at += 1 if body[at + 1 : at + 2] != b" " else 2
+        key = b'"%s":' % name.encode("utf-8", "replace")
+        if not body.startswith(key, at):
+            return None
+        start = at + len(key)
+        start += body[start : start + 1] == b" "
+        value = bytes(raw)
+        if not body.startswith(value, start):
+            return None
+        at = start + len(value)
+        spans[name] = (start, at)
+        mark = _COMMA
+    return spans if at == len(body) - 1 and spans else None
 
 
 def items_of(body: bytes, span: Span) -> Iterator[Span]:

@@ -122,4 +122,8 @@ def _usage(dialect: DialectName, wire: _Wire) -> Usage:
 
 
 def _count(value: int | None) -> int:
-    return min(max(value or 0, 0), _MAX_TOKENS)
+    return value if value and 0 < value < _MAX_TOKENS else _clamped(value or 0)
+
+
+def _clamped(value: int) -> int:
+    return min(max(value, 0), _MAX_TOKENS)
