@@ -134,7 +134,9 @@ class Response:
 
     async def _wait(self) -> None:
         """Until something has happened: the head, a piece, the end or a fault."""
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        connection = self._connection
+        loop = asyncio.get_running_loop() if connection is None else connection._loop
+        waiter = self._waiter = loop.create_future()
         try:
             await waiter
         except asyncio.CancelledError:

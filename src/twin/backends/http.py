@@ -78,6 +78,7 @@ class HttpClient:
     ) -> None:
         self._limit = max_connections_per_host
         self._max_bytes = max_response_bytes
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._pools: dict[Origin, Pool] = {}
         self._tls: ssl.SSLContext | None = None
 
@@ -110,7 +111,9 @@ class HttpClient:
         on its way. Where not one byte came back on such a one, the request is sent once more, on a
         new connection.
         """
-        started_at = asyncio.get_running_loop().time()
+        if self._loop is None:  # Looking for it is a system call each time before Python 3.12.
+            self._loop = asyncio.get_running_loop()
+        started_at = self._loop.time()
         start = head.start + encode_headers(headers) if headers else head.start
         start += b"content-length: %d\r\n\r\n" % len(body)
         pool = self._pools.get(head.url.origin) or self._add_pool(head.url)

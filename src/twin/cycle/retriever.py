@@ -180,6 +180,9 @@ def main(requests: BinaryIO, answers: BinaryIO) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the gateway, which ends stdin.
+    # Out of the terminal's foreground group, but not into a session of its own: Linux shares the
+    # processor between sessions first, and niceness counts only within one.
+    os.setpgid(0, 0)
     os.nice(_NICENESS)
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as lines:
         # Whatever a library prints must not stand between the lines.

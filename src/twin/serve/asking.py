@@ -311,7 +311,7 @@ def _failure(opened: Opened) -> _Failed | None:
         if wait is not None and wait > MAX_PAUSE_S:
             account.rest(wait)
         return _Failed(f"has trouble of its own ({status})", 502, wait_s=wait)
-    if status < 400:
+    if status < 400 or status > 599:
         breaker.failed()
         return _Failed(f"answered with status {status}. Check `base_url`", may_repeat=False)
     if status == 404:

@@ -123,15 +123,19 @@ class Watch:
         a place all that time."""
         self._idle_s = idle_s
         self._clients: set[Client] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._looking = False
 
     def begin(self, client: Client) -> None:
         """From now on the current task is cancelled when this client hangs up."""
-        client._task = asyncio.current_task()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        # Given the loop, since looking for it is a system call each time (before Python 3.12).
+        client._task = asyncio.current_task(self._loop)
         self._clients.add(client)
         if not self._looking:
             self._looking = True
-            asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
+            self._loop.call_later(LOOK_EVERY_S, self._look)
 
     def end(self, client: Client) -> None:
         self._clients.discard(client)
@@ -147,5 +151,5 @@ class Watch:
             if client.stuck_s(now) >= self._idle_s:
                 client.hang_up()
         self._looking = bool(self._clients)
-        if self._looking:
-            asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
+        if self._looking and self._loop is not None:
+            self._loop.call_later(LOOK_EVERY_S, self._look)

@@ -476,7 +476,7 @@ class Gateway:
         """The provider refused the request itself: the client hears it in the provider's words."""
         exchange.model = opened.member.name
         body = opened.first
-        if opened.dialect != exchange.dialect or not body.lstrip().startswith(b"{"):
+        if opened.dialect != exchange.dialect or not _is_object(body):
             words = body.decode("utf-8", "replace")[:2_000]
             body = error_body(
                 exchange.dialect, opened.status, _message_in(words), "", exchange.call_id
@@ -570,6 +570,14 @@ def _beginning(body: bytes) -> str:
         end = body.find(b'"', start, start + 512)
         begins = body[start : end if end >= 0 else start + 512]
     return hashlib.blake2b(begins, digest_size=8).hexdigest()
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _message_in(text: str) -> str:

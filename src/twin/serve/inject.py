@@ -274,8 +274,6 @@ class _Process:
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            # Ctrl-C at the terminal is for the gateway, which ends this one.
-            start_new_session=True,
             limit=MAX_LINE,
         )
         self._process = process

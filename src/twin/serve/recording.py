@@ -84,8 +84,6 @@ class Recording:
             "twin.store.recorder",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            # Ctrl-C at the terminal must not end it before the last calls are written.
-            start_new_session=True,
         )
         assert process.stdin is not None
         assert process.stdout is not None

@@ -23,8 +23,8 @@ import msgspec
 from twin.store.database import Store, journal_folder, open_store
 from twin.store.ingest import Ingest, Progress, backlog_bytes
 
-_BUSY_S = 0.1
-"""Between two looks while entries come: long enough for large transactions."""
+_BUSY_S = 0.5
+"""Between two looks while entries come: a transaction has a fixed cost of some milliseconds."""
 _IDLE_S = 1.0
 _ERROR_S = 5.0
 """The longest pause after a failure."""
@@ -35,7 +35,7 @@ _RETENTION_CALLS = 2_000
 """Removed at a time; entries of the journal come in between."""
 _LAST_TRIES_S = 10.0
 """How long it goes on trying after stdin has ended; the next recorder does the rest."""
-_NICENESS = 5
+_NICENESS = 19
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,6 +198,9 @@ def _said(error: Exception) -> str:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the gateway, which ends stdin.
+    # Out of the terminal's foreground group, but not into a session of its own: Linux shares the
+    # processor between sessions first, and niceness counts only within one.
+    os.setpgid(0, 0)
     os.nice(_NICENESS)
     with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stdin:
         sys.exit(main(stdin, sys.stdout.buffer))
