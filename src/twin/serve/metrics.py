@@ -17,12 +17,16 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from twin.records import CallOutcome
+from twin.records import CallOutcome, Usage
 
 if TYPE_CHECKING:
     from twin.serve.exchange import Exchange
 
 BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+MAX_NOTED = 100
+"""Calls noted before they are counted."""
+_Ended = tuple[str, str, Usage | None, float]
+_Noted = tuple[str, str, str, int, float, float | None, list[_Ended]]
 Gauges = Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]
 """Gives (name, help, labels, value) of what is measured only when somebody looks."""
 
@@ -56,6 +60,7 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.num_active = 0
         self.num_escalated = 0
+        self._noted: list[_Noted] = []
         self.calls: dict[tuple[str, str, str, int], int] = defaultdict(int)
         self.attempts: dict[tuple[str, str], int] = defaultdict(int)
         self.tokens: dict[tuple[str, str], int] = defaultdict(int)
@@ -75,21 +80,41 @@ class Metrics(Collector):
     def ended(
         self, exchange: "Exchange", outcome: CallOutcome, status: int, latency_ms: float
     ) -> None:
+        """Notes a call that is over; counted later, many at once, which costs a third."""
         self.num_active -= 1
-        model = exchange.model
-        self.calls[model, exchange.dialect, outcome, status] += 1
-        self.latency[model].observe(latency_ms / 1000.0)
-        if exchange.first_byte_ms is not None:
-            self.first_byte[model].observe(exchange.first_byte_ms / 1000.0)
-        for attempt in exchange.attempts:
-            self.attempts[attempt.model, attempt.outcome] += 1
-            if attempt.usage is not None:
-                self.tokens[attempt.model, "prompt"] += attempt.usage.num_prompt_tokens
-                self.tokens[attempt.model, "completion"] += attempt.usage.num_completion_tokens
-                self.cost_usd[attempt.model] += attempt.cost_usd
+        # Not the attempts themselves: they hold whole answers.
+        attempts = [(a.model, a.outcome, a.usage, a.cost_usd) for a in exchange.attempts]
+        self._noted.append(
+            (
+                exchange.model,
+                exchange.dialect,
+                outcome,
+                status,
+                latency_ms,
+                exchange.first_byte_ms,
+                attempts,
+            )
+        )
+        if len(self._noted) >= MAX_NOTED:
+            self._count()
+
+    def _count(self) -> None:
+        noted, self._noted = self._noted, []
+        for model, dialect, outcome, status, latency_ms, first_byte_ms, attempts in noted:
+            self.calls[model, dialect, outcome, status] += 1
+            self.latency[model].observe(latency_ms / 1000.0)
+            if first_byte_ms is not None:
+                self.first_byte[model].observe(first_byte_ms / 1000.0)
+            for name, ended, usage, cost_usd in attempts:
+                self.attempts[name, ended] += 1
+                if usage is not None:
+                    self.tokens[name, "prompt"] += usage.num_prompt_tokens
+                    self.tokens[name, "completion"] += usage.num_completion_tokens
+                    self.cost_usd[name] += cost_usd
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""
+        self._count()
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
