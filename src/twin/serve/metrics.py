@@ -17,7 +17,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from twin.records import CallOutcome, Usage
+from twin.records import AttemptOutcome, CallOutcome, DialectName, Usage
 
 if TYPE_CHECKING:
     from twin.serve.exchange import Exchange
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 MAX_NOTED = 100
 """Calls noted before they are counted."""
-_Ended = tuple[str, str, Usage | None, float]
-_Noted = tuple[str, str, str, int, float, float | None, list[_Ended]]
+_Ended = tuple[str, AttemptOutcome, Usage | None, float]
+_Noted = tuple[str, DialectName, CallOutcome, int, float, float | None, list[_Ended]]
 Gauges = Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]
 """Gives (name, help, labels, value) of what is measured only when somebody looks."""
 
