@@ -295,7 +295,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """What a request asks, in whichever dialect it came: what routing and injection look at."""
 
     text: str
-    """Of the last user message; empty where the last one carries only tool results."""
+    """Of the last user message with words; those of an agent that bring tool results alone are
+    passed over, so that all steps of a task are asked about the same."""
     system: str = ""
     """System and developer texts, joined by an empty line."""
     num_messages: int = 1

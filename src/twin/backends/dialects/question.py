@@ -30,7 +30,8 @@ def question(dialect: DialectName, body: bytes) -> Question:
     request = object_of(body)
     system, messages = _parts(dialect, request)
     said = [message.get("content") for message in messages if message.get("role") == "user"]
-    text = _said(said[-1]) if said else ""
+    # An agent's messages in between hold tool results alone; the task is the last one with words.
+    text = next(filter(None, map(_said, reversed(said))), "")
     num_chars, has_results, has_images = len(system), False, False
     for message in messages:
         content = message.get("content")
