@@ -76,7 +76,10 @@ def read_request(dialect: DialectName, body: bytes) -> RequestHead:
     return RequestHead(
         dialect=dialect,
         model=_read(fields, "model", _TEXT) or "",
-        stream="stream" in fields and bool(_read(fields, "stream", _FLAG)),
+        # Servers of embeddings do not know the field, and answer whole whatever it says.
+        stream=dialect != "embeddings"
+        and "stream" in fields
+        and bool(_read(fields, "stream", _FLAG)),
         max_tokens=_limit(dialect, fields),
         session=_session(fields),
         wants_logprobs=_wants_logprobs(dialect, fields),
