@@ -63,9 +63,9 @@ def test_a_breaker_opens_after_failures_in_a_row_and_tries_one_call_after_its_re
     clock.now += 2.0
     assert breaker.state == "half-open"
     assert breaker.wait_s() == 0
-    breaker.begin()
+    assert breaker.begin()
     assert breaker.wait_s() > 0, "one trial at a time"
-    breaker.failed()
+    breaker.failed(is_trial=True)
     assert breaker.wait_s() == pytest.approx(4.0), "a failed trial doubles the rest"
     clock.now += 4.0
     breaker.begin()
@@ -78,9 +78,23 @@ def test_a_trial_that_is_given_up_lets_the_next_one_try() -> None:
     breaker = Breaker(threshold=1, rest_s=1.0, clock=clock)
     breaker.failed()
     clock.now += 1.0
-    breaker.begin()
-    breaker.abandoned()
+    breaker.abandoned(breaker.begin())
     assert breaker.wait_s() == 0
+
+
+def test_calls_that_fail_together_are_one_trouble_and_late_ones_end_no_trial() -> None:
+    clock = Clock()
+    breaker = Breaker(threshold=5, rest_s=2.0, clock=clock)
+    for _ in range(20):
+        assert not breaker.begin()
+    for _ in range(20):
+        breaker.failed()
+    assert breaker.wait_s() == pytest.approx(2.0)
+    clock.now += 2.0
+    assert breaker.begin()
+    breaker.failed()
+    breaker.abandoned()
+    assert breaker.wait_s() > 0, "the trial is still under way"
 
 
 def admission(places: int, queue: int, wait_s: float = 5.0) -> Admission:
@@ -142,6 +156,22 @@ def test_a_wait_that_is_too_long_is_refused() -> None:
         assert door.try_enter()
         with pytest.raises(Refusal, match=r"no place came free in 0.02 s"):
             await door.enter()
+        assert door.num_waiting == 0
+
+    asyncio.run(story())
+
+
+def test_a_place_is_not_lost_where_the_wait_ends_and_the_client_hangs_up_together() -> None:
+    async def story() -> None:
+        door = admission(1, 5, wait_s=0.01)
+        assert door.try_enter()
+        waiting = asyncio.create_task(door.enter())
+        await asyncio.sleep(0)
+        place = door._waiting[0]
+        place.set_exception(TimeoutError())
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert door.num_active == 1, "the one call that is inside"
         assert door.num_waiting == 0
 
     asyncio.run(story())

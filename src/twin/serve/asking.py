@@ -106,6 +106,8 @@ class Opened:
         self.received: list[bytes] = []
         self.chunk_ms: list[float] = []
         self.is_closed = False
+        self.is_trial = False
+        """The breaker let it go to see whether the server is back."""
 
     @property
     def is_error(self) -> bool:
@@ -214,18 +216,18 @@ def _free(exchange: Exchange, member: Member) -> Account:
 async def _open(exchange: Exchange, member: Member, account: Account, question: Question) -> Opened:
     """One try. Raises _Failed, with the attempt recorded and everything given back."""
     account.begin(exchange.num_prompt_tokens)
-    member.breaker.begin()
     member.num_active += 1
     opened = Opened(exchange, member, account, question)
+    opened.is_trial = member.breaker.begin()
     try:
         await _begin(opened)
     except BackendError as error:
-        member.breaker.failed()
+        member.breaker.failed(opened.is_trial)
         await _give_up(opened, str(error))
         status = 504 if isinstance(error, BackendTimeout) else 502
         raise _Failed(f"did not answer: {str(error).rstrip('.')}", status) from error
     except BaseException:
-        member.breaker.abandoned()
+        member.breaker.abandoned(opened.is_trial)
         exchange.attempts.append(opened.attempt("cancelled"))
         await opened.close()
         raise
@@ -293,29 +295,30 @@ def _failure(opened: Opened) -> _Failed | None:
     """What the status means for the next try; None for an answer, also for one that refuses the
     request itself."""
     status, account, breaker = opened.status, opened.account, opened.member.breaker
+    is_trial = opened.is_trial
     if status == 200:
         return None
     if status == 429:
-        breaker.abandoned()
+        breaker.abandoned(is_trial)
         wait = retry_after_s(opened.headers)
         account.rest(DEFAULT_REST_S if wait is None else wait)
         return _Failed("is rate-limited (429)", 429, wait_s=wait, pauses=False)
     if status in (401, 403):
-        breaker.abandoned()
+        breaker.abandoned(is_trial)
         account.rest(REFUSED_REST_S)
         which = f"the key of {account.label}" if account.label else "a request without a key"
         return _Failed(f"refused {which} ({status}). Check `accounts`", 502, pauses=False)
     if status in RETRIED:
-        breaker.failed()
+        breaker.failed(is_trial)
         wait = retry_after_s(opened.headers)
         if wait is not None and wait > MAX_PAUSE_S:
             account.rest(wait)
         return _Failed(f"has trouble of its own ({status})", 502, wait_s=wait)
     if status < 400 or status > 599:
-        breaker.failed()
+        breaker.failed(is_trial)
         return _Failed(f"answered with status {status}. Check `base_url`", may_repeat=False)
     if status == 404:
-        breaker.abandoned()
+        breaker.abandoned(is_trial)
         return _Failed(
             f"does not exist there (404: `{opened.member.upstream_model}`). Check `base_url` and "
             "`model`",

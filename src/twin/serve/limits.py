@@ -88,26 +88,37 @@ class Breaker:
             return left
         return 1.0 if self._trial else 0.0
 
-    def begin(self) -> None:
-        """A call goes out: where the breaker rests, it is the one trial."""
-        if self._failures >= self.threshold:
-            self._trial = True
+    def begin(self) -> bool:
+        """A call goes out. True where it is the one trial; whoever began it says how it ended."""
+        if self._failures < self.threshold:
+            return False
+        self._trial = True
+        return True
 
     def succeeded(self) -> None:
         self._failures = 0
         self._trial = False
         self._until_rest_s = self._rest_s
 
-    def failed(self) -> None:
-        self._failures += 1
-        if self._failures >= self.threshold:
-            self._open_until = self._clock() + self._until_rest_s
-            self._until_rest_s = min(2 * self._until_rest_s, self._max_rest_s)
-        self._trial = False
+    def failed(self, is_trial: bool = False) -> None:
+        """Calls that went out before the breaker opened and fail after it change nothing: twenty
+        that fail together are one trouble, not twenty."""
+        if is_trial:
+            self._trial = False
+            self._open()
+        elif self._failures < self.threshold:
+            self._failures += 1
+            if self._failures == self.threshold:
+                self._open()
 
-    def abandoned(self) -> None:
+    def abandoned(self, is_trial: bool = False) -> None:
         """The call was given up for a reason that says nothing of the server."""
-        self._trial = False
+        if is_trial:
+            self._trial = False
+
+    def _open(self) -> None:
+        self._open_until = self._clock() + self._until_rest_s
+        self._until_rest_s = min(2 * self._until_rest_s, self._max_rest_s)
 
 
 class Admission:
@@ -150,7 +161,7 @@ class Admission:
             self._forget(place)
             raise self._full(f"no place came free in {self.wait_s:g} s") from None
         except asyncio.CancelledError:
-            if place.cancelled():
+            if place.cancelled() or place.exception() is not None:
                 self._forget(place)
             else:  # it was given the place in the same moment
                 self.leave()

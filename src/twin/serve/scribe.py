@@ -92,16 +92,19 @@ class Scribe:
         try:
             while self._waiting:
                 group, self._waiting = self._waiting, []
-                failure: OSError | None = None
+                failed = False
                 try:
                     await loop.run_in_executor(None, self._journal.sync)
-                except OSError as error:
-                    failure = error
-                    self.failure = self.failure or str(error)
+                except (StoreError, OSError) as error:
+                    failed = True
+                    if not self.failure:
+                        self._alarm(f"Calls cannot be recorded: {error}")
+                    self.failure = str(error)
+                    self._retry_at = time.monotonic() + RETRY_S
                 for done in group:
                     if done.done():
                         continue
-                    if failure and self.config.when_full == "refuse":
+                    if failed and self.config.when_full == "refuse":
                         done.set_exception(self._refusal())
                     else:
                         done.set_result(None)
