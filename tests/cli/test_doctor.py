@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.backends.upstream import Received, Step, Upstream, answer, unused_url
 
 from twin.cli import doctor
 from twin.cli.main import run
+from twin.store.database import journal_folder
+from twin.store.journal import Journal
 
 
 def checks(capsys: pytest.CaptureFixture[str], repo: Path) -> dict[str, dict[str, str]]:
@@ -95,3 +98,87 @@ def test_people_get_a_table(capsys: pytest.CaptureFixture[str], repository: Path
     shown = capsys.readouterr().out
     assert "Everything required is here." in shown
     assert "tree-sitter grammars" in shown
+
+
+SECRET = "sk-nobody-may-ever-see-this-one"
+
+
+def served(request: Received) -> Step:
+    is_known = request.headers.get("authorization") == f"Bearer {SECRET}"
+    return answer('{"object": "list", "data": []}', status=200 if is_known else 401)
+
+
+def test_models_are_told_with_what_keeps_them_from_answering(
+    capsys: pytest.CaptureFixture[str], repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOD_KEY", SECRET)
+    monkeypatch.setenv("BAD_KEY", SECRET[::-1])
+    monkeypatch.delenv("NO_KEY", raising=False)
+    with Upstream(served) as upstream:
+        (repository / "twin.toml").write_text(
+            f"""
+            [serve]
+            admin_key = "env:NO_ADMIN_KEY"
+            [models.well]
+            provider = "vllm"
+            base_url = "{upstream.url.replace("//", "//user:hidden@")}"
+            accounts = ["env:GOOD_KEY"]
+            [models.half]
+            provider = "vllm"
+            base_url = "{upstream.url}"
+            accounts = ["env:GOOD_KEY", "env:BAD_KEY"]
+            [models.keyless]
+            provider = "vllm"
+            base_url = "{upstream.url}"
+            accounts = ["env:NO_KEY"]
+            [models.gone]
+            provider = "vllm"
+            base_url = "{unused_url()}"
+            [models.played]
+            provider = "scripted"
+            """,
+            encoding="utf-8",
+        )
+        told = checks(capsys, repository)
+    assert told["model half"]["status"] == "optional"
+    assert "env:BAD_KEY" in told["model half"]["cure"]
+    assert told["model keyless"]["status"] == "missing"
+    assert "export NO_KEY" in told["model keyless"]["cure"]
+    assert told["model gone"]["status"] == "optional"
+    assert "does not answer" in told["model gone"]["found"]
+    assert told["model played"]["status"] == "ok"
+    assert told["admin key"]["status"] == "missing"
+    shown = json.dumps(told)
+    assert SECRET not in shown
+    assert SECRET[::-1] not in shown
+    assert "hidden" not in shown
+
+
+def test_a_model_that_answers_is_well(
+    capsys: pytest.CaptureFixture[str], repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOD_KEY", SECRET)
+    with Upstream(served) as upstream:
+        (repository / "twin.toml").write_text(
+            f'[models.m]\nprovider = "vllm"\nbase_url = "{upstream.url}"\n'
+            'accounts = ["env:GOOD_KEY"]\n',
+            encoding="utf-8",
+        )
+        told = checks(capsys, repository)
+    assert told["model m"]["status"] == "ok"
+    assert told["model m"]["found"] == f"vllm at {upstream.url} answers"
+
+
+def test_what_the_gateway_recorded_and_nobody_stored_is_told(
+    capsys: pytest.CaptureFixture[str], repository: Path
+) -> None:
+    assert "journal" not in checks(capsys, repository)
+    journal = Journal(journal_folder(repository))
+    journal.append([b"x" * 3_000_000])
+    told = checks(capsys, repository)
+    assert told["journal"] == {
+        "name": "journal", "status": "ok", "found": "3.0 MB not in the store yet", "cure": "",
+    }  # fmt: skip
+    journal.close()
+    (journal_folder(repository) / "a.damaged").touch()
+    assert checks(capsys, repository)["journal"]["status"] == "optional"

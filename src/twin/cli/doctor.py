@@ -4,6 +4,7 @@ Owns the list of checks. Each looks at the thing itself (loads the library, star
 because "installed" and "works" differ: LightGBM's wheel, for one, needs a system library.
 """
 
+import asyncio
 import importlib
 import importlib.metadata
 import os
@@ -21,9 +22,15 @@ from typing import Literal
 
 import click
 
+from twin.backends.factories import PROVIDERS, make_backend
+from twin.backends.http import HttpClient
+from twin.backends.secrets import resolve
 from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door
+from twin.config import Config, ModelConfig, load_config
 from twin.errors import MissingRequirement, RepositoryError, TwinError
+from twin.store.database import journal_folder
+from twin.store.ingest import backlog_bytes
 
 Status = Literal["ok", "missing", "optional"]
 
@@ -31,6 +38,8 @@ MIN_PYTHON = (3, 11)
 MIN_GIT = (2, 25)  # Debian 11 and Ubuntu 20.04 have newer; all that is used exists there
 MIN_SQLITE = (3, 35)  # the first with RETURNING
 MIN_FREE_BYTES = 1_000_000_000
+MAX_BACKLOG_BYTES = 100_000_000
+"""A recorder that keeps up leaves a fraction of a second's traffic."""
 GRAMMARS = ("python", "javascript", "typescript", "go", "rust", "java", "c", "cpp")
 LIBRARIES = ("numpy", "scipy", "lightgbm", "sqlalchemy", "alembic", "matplotlib", "Stemmer")
 _DISTRIBUTION = {"Stemmer": "pystemmer"}
@@ -185,6 +194,91 @@ def _store(door: Door, root: Path) -> Iterator[Check]:
         yield Check(name="store", status="missing", found="does not open", cure=str(error))
 
 
+def _models(door: Door) -> Iterator[Check]:
+    """The configured models: what the gateway needs to start, and whether their servers answer."""
+    try:
+        home = door.home()
+        config = load_config(home, door.config_file)
+    except TwinError as error:
+        yield _optional("models", "no configuration", str(error))
+        return
+    if not config.models:
+        yield _optional(
+            "models",
+            "none is configured",
+            "`twin serve` answers by script until `[models.NAME]` stands in twin.toml.",
+        )
+    # Asked all at once: each may take seconds to give up.
+    yield from asyncio.run(_ask_all(config, home))
+    if config.serve.admin_key:
+        yield _secret("admin key", config.serve.admin_key, home)
+
+
+async def _ask_all(config: Config, home: Path) -> list[Check]:
+    client = HttpClient()
+    try:
+        return await asyncio.gather(
+            *(_model(name, model, home, client) for name, model in config.models.items())
+        )
+    finally:
+        await client.close()
+
+
+async def _model(name: str, model: ModelConfig, home: Path, client: HttpClient) -> Check:
+    title = f"model {name}"
+    try:
+        secrets = [resolve(reference, home) for reference in model.accounts]
+        backend = make_backend(name, model, client, home)
+    except TwinError as error:
+        return Check(name=title, status="missing", found="cannot be asked", cure=str(error))
+    where = model.base_url or PROVIDERS[model.provider].base_url
+    shown = f"{model.provider} at {_without_password(where)}" if where else model.provider
+    try:
+        alive = [await backend.is_alive(secret.reveal()) for secret in secrets]
+        alive = alive or [await backend.is_alive()]
+    finally:
+        await backend.close()
+    if all(alive):
+        return Check(name=title, status="ok", found=f"{shown} answers")
+    if any(alive):
+        bad = [secret.label for secret, well in zip(secrets, alive, strict=True) if not well]
+        return _optional(title, f"{shown} answers", f"It refuses {', '.join(bad)}: mend the key.")
+    cure = f"Start that server, or correct [models.{name}]: `base_url` and `accounts`."
+    return _optional(title, f"{shown} does not answer", cure)
+
+
+def _secret(title: str, reference: str, home: Path) -> Check:
+    try:
+        found = resolve(reference, home)
+    except TwinError as error:
+        return Check(name=title, status="missing", found="not there", cure=str(error))
+    return Check(name=title, status="ok", found=f"from {found.label}")
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(?<=://)[^/@]*@", "", url)
+
+
+def _journal(door: Door) -> Iterator[Check]:
+    """What the gateway recorded and the store does not hold yet."""
+    try:
+        folder = journal_folder(door.home())
+    except TwinError:
+        return
+    if not folder.is_dir():
+        return
+    waiting = backlog_bytes(folder)
+    damaged = len(list(folder.glob("*.damaged")))
+    found = f"{waiting / 1e6:.1f} MB not in the store yet"
+    if damaged:
+        cure = f"{damaged} damaged files were set aside in {folder}; what could be read is stored."
+        yield _optional("journal", found, cure)
+    elif waiting > MAX_BACKLOG_BYTES:
+        yield _optional("journal", found, "`twin serve` moves it; see its log if it does not.")
+    else:
+        yield Check(name="journal", status="ok", found=found)
+
+
 def _postgres(door: Door) -> Iterator[Check]:
     driver = _library("psycopg", "pip install 'cognitive-twin[postgres]'")
     if driver.status == "missing":
@@ -239,6 +333,8 @@ CHECKS: tuple[Callable[[Door], Iterator[Check]], ...] = (
     _libraries,
     _grammars,
     _place,
+    _models,
+    _journal,
     _postgres,
     _programs,
     _torch,
