@@ -166,6 +166,20 @@ def test_a_request_is_not_sent_again_once_a_byte_has_come_back(run: Run) -> None
     assert len(upstream.requests) == 2
 
 
+def test_a_request_is_not_sent_again_where_the_server_only_takes_too_long(run: Run) -> None:
+    short = Timeouts(connect_s=20, first_byte_s=0.1, idle_s=20, deadline_s=20)
+    with Upstream([answer("fine"), [STALL]]) as upstream:
+
+        async def main() -> None:
+            async with client() as http:
+                await ask(http, upstream.url)
+                with pytest.raises(BackendTimeout):
+                    await ask(http, upstream.url, limits=short)
+
+        run(main())
+    assert len(upstream.requests) == 2
+
+
 def test_a_server_that_is_gone_when_asked_again_is_unreachable(run: Run) -> None:
     async def main() -> None:
         async with client() as http:

@@ -249,7 +249,6 @@ class Connection(asyncio.Protocol):
             self._response = None
             response._connection = None
             response._error = error
-            response._is_stale = self._is_reused and not self._has_bytes
             response._is_complete = True
             response._wake()
         self.close()
@@ -322,6 +321,9 @@ class Connection(asyncio.Protocol):
             self.fail(BackendBroken(f"{self._place} closed the connection in the middle of its "
                                     "answer. Ask again, and see the server's log."))  # fmt: skip
         else:
+            # The server let go of the connection as the request came. Any other end, a timeout
+            # above all, says that it may be at work on it: asked again it would do it twice.
+            response._is_stale = self._is_reused and not self._has_bytes
             self.fail(BackendBroken(f"{self._place} closed the connection without an answer. "
                                     "Ask again, and see the server's log."))  # fmt: skip
 
