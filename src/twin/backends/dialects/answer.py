@@ -35,6 +35,8 @@ def answer_in(dialect: DialectName, whole: Json) -> Answer:
 def _answer(
     text: str, calls: list[ToolCall], finish: str, refused: bool, probs: Any, tokens: int, more: str
 ) -> Answer:
+    if not (isinstance(text, str) and isinstance(finish, str)):
+        raise TypeError("texts are strings")
     num_chars = len(text) + len(more) + sum(len(call.arguments) for call in calls)
     return Answer(
         text=text,
@@ -77,7 +79,9 @@ def _words(content: Any) -> str:
 def _call(function: Json, call_id: Any) -> ToolCall:
     arguments = function.get("arguments", function.get("input"))
     text = arguments if isinstance(arguments, str) else json_text(arguments or {})
-    return ToolCall(name=str(function.get("name") or ""), arguments=text, call_id=call_id or "")
+    return ToolCall(
+        name=str(function.get("name") or ""), arguments=text, call_id=str(call_id or "")
+    )
 
 
 def _completions(whole: Json) -> Answer:

@@ -29,7 +29,8 @@ class MessagesToChat(EventTranslator):
         if kind == "message_start":
             message = payload["message"]
             self._id = id_from(message.get("id"), "chatcmpl-")
-            self._usage = message.get("usage") or {}
+            usage = message.get("usage")
+            self._usage = usage if isinstance(usage, dict) else {}
             self._send_delta({"role": "assistant", "content": ""})
         elif kind == "content_block_start":
             self._start_block(payload.get("index"), payload["content_block"])
@@ -39,8 +40,10 @@ class MessagesToChat(EventTranslator):
             given = self._unsaid_input.pop(payload.get("index"))
             self._send_arguments(payload.get("index"), json_text(given))
         elif kind == "message_delta":
-            self._ending = payload["delta"]
-            usage = payload.get("usage") or {}
+            ending, usage = payload["delta"], payload.get("usage") or {}
+            if not isinstance(ending, dict):
+                raise TypeError("no object")
+            self._ending = ending
             self._usage |= {name: value for name, value in usage.items() if value is not None}
         elif kind == "message_stop":
             self.close()

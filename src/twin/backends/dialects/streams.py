@@ -15,6 +15,9 @@ from twin.records import DialectName
 
 DONE = b"data: [DONE]\n\n"
 _BROKE_OFF = "The model's answer broke off; ask again."
+_UNREADABLE = "The model sent an event that cannot be read; ask again."
+_STRANGE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
+"""The decoder's errors are ValueErrors; the others mean a field of a strange type."""
 
 
 class StreamTranslator(Protocol):
@@ -75,7 +78,7 @@ class EventTranslator:
                 self._take(event)
         if not self.is_over:
             if self.may_close():
-                self.close()
+                self._close()
             else:
                 self.fail(_BROKE_OFF, "upstream_broke_off")
         return self._flush()
@@ -109,7 +112,7 @@ class EventTranslator:
         if event.data.strip() == b"[DONE]":
             # Some servers close so after an error that they did not tell.
             if self.may_close():
-                self.close()
+                self._close()
             return
         try:
             payload = msgspec.json.decode(event.data)
@@ -119,9 +122,15 @@ class EventTranslator:
                 self.fail(*error)
             else:
                 self.take(event.event or str(payload.get("type") or ""), payload)
-        except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
-            # The decoder's errors are ValueErrors; the others mean a field of a strange type.
-            self.fail("The model sent an event that cannot be read; ask again.", "upstream_broken")
+        except _STRANGE:
+            self.fail(_UNREADABLE, "upstream_broken")
+
+    def _close(self) -> None:
+        """What was kept of earlier events may be of a strange type as well."""
+        try:
+            self.close()
+        except _STRANGE:
+            self.fail(_UNREADABLE, "upstream_broken")
 
     def _flush(self) -> bytes:
         out = b"".join(self._out)
