@@ -6,7 +6,7 @@ relative to the repository's root, with `/`, decoded as UTF-8 with `surrogateesc
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -483,6 +483,10 @@ class Call(
     """What else is worth keeping: the client's user agent, the caller's own request id."""
 
 
+LOCAL: Final = "local"
+"""In a key's place: who says it has the store itself before him, and may speak of every call."""
+
+
 class Feedback(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="feedback", tag_field="kind"
 ):
@@ -498,6 +502,7 @@ class Feedback(
     demonstration: str = ""
     """The answer that should have been given."""
     key_id: str = ""
+    """Of whoever said it; LOCAL where that was done with `twin calls feedback`."""
 
 
 Entry = Call | Feedback

@@ -17,7 +17,7 @@ from tests.store.recorded import (
 )
 
 from twin.errors import UnknownCall
-from twin.records import Preference, Spend, Usage
+from twin.records import LOCAL, Preference, Spend, Usage
 from twin.store import schema
 from twin.store.database import Store
 
@@ -152,6 +152,26 @@ def test_a_demonstration_is_better_than_the_answer_whichever_comes_first(
         (2, None, "fb_1"),
     }
     assert {pair.reason for pair in pairs} == {"it refuses", "off by one"}
+
+
+@pytest.mark.parametrize(
+    ("key", "by", "counts"),
+    [
+        ("key_1", "key_1", True),
+        ("key_1", "key_2", False),
+        ("key_1", "", False),
+        ("", "key_2", False),
+        ("", "", True),
+        ("key_1", LOCAL, True),
+    ],
+)
+def test_only_who_made_the_call_or_owns_the_store_teaches_with_it(
+    store: Store, key: str, by: str, counts: bool
+) -> None:
+    store.calls.add([call(key_id=key)])
+    store.calls.add_feedback([feedback(demonstration="43", key_id=by)])
+    assert len(store.calls.preferences()) == counts
+    assert len(store.calls.feedback("call_1")) == counts
 
 
 def test_a_demonstration_for_a_call_without_an_answer_is_only_feedback(store: Store) -> None:

@@ -19,7 +19,7 @@ from twin.cli import show, transcript
 from twin.cli.door import MAX_STDIN, Door, json_option, pass_door
 from twin.cli.times import moment
 from twin.errors import StoreError
-from twin.records import Call, CallSummary, Feedback
+from twin.records import LOCAL, Call, CallSummary, Feedback
 
 if TYPE_CHECKING:
     from twin.store.database import Store
@@ -151,6 +151,7 @@ def feedback(
         score=score,
         comment=comment,
         demonstration=demonstration,
+        key_id=LOCAL,
     )
     with _recorded(door) as store:
         store.calls.get(call_id)  # A wrong id is found here, not by whoever trains.

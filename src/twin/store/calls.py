@@ -135,9 +135,15 @@ class CallLog:
         return [_summary(row) for row in found]
 
     def feedback(self, call_id: str) -> list[Feedback]:
-        """What was said of a call, the oldest first; also of one that is not known (yet)."""
-        said = traffic_feedback.c
-        query = select(traffic_feedback).where(said.call_id == call_id).order_by(said.at, said.id)
+        """What was said of a call by those who may, the oldest first; all of it where the call is
+        not known (yet)."""
+        said, call = traffic_feedback.c, traffic_call.c
+        query = (
+            select(traffic_feedback)
+            .outerjoin(traffic_call, call.call_id == said.call_id)
+            .where(said.call_id == call_id, or_(call.call_id.is_(None), traffic.may_speak()))
+            .order_by(said.at, said.id)
+        )
         with self._database.reading() as connection:
             return [_feedback(row) for row in connection.execute(query)]
 

@@ -13,9 +13,9 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, or_, select
 
-from twin.records import Attempt, Call, Entry, Feedback
+from twin.records import LOCAL, Attempt, Call, Entry, Feedback
 from twin.store.engine import Database
 from twin.store.schema import (
     traffic_attempt,
@@ -278,7 +278,8 @@ def _write_demonstrated(
     feedback: dict[str, Feedback],
 ) -> None:
     """A demonstration is better than what the call answered; whichever of both comes second makes
-    the pair."""
+    the pair. One that comes with another key than the call's makes none: its holder would teach
+    the models what to answer others."""
     said, call, attempt = traffic_feedback.c, traffic_call.c, traffic_attempt.c
     answer = (
         select(func.max(attempt.ordinal))
@@ -288,7 +289,7 @@ def _write_demonstrated(
     pairs = (
         select(call.number, answer.label("ordinal"), said.feedback_id, said.comment, said.at)
         .join(traffic_call, call.call_id == said.call_id)
-        .where(said.demonstration != "")
+        .where(said.demonstration != "", may_speak())
     )
     found: dict[tuple[int, str], Any] = {}
     for column, ids in (
@@ -312,6 +313,12 @@ def _write_demonstrated(
     ]
     if rows:
         connection.execute(database.insert_new(traffic_preference), rows)
+
+
+def may_speak() -> ColumnElement[bool]:
+    """Whether feedback is by whoever made its call, or by the owner of the store."""
+    said = traffic_feedback.c.key_id
+    return or_(said == traffic_call.c.key_id, said == LOCAL)
 
 
 def _has_demonstrations(connection: Connection) -> bool:
