@@ -30,6 +30,9 @@ def cost_usd(model: ModelConfig, usage: Usage) -> float:
     )
 
 
+_Sums = tuple[float, dict[str, float], dict[str, float], dict[str, float]]
+
+
 class Reservation:
     """What a call under way is expected to cost; `Ledger.settle` ends it."""
 
@@ -53,6 +56,7 @@ class Ledger:
         self._month = ""
         self._month_ends = 0.0
         self._month_began = 0.0
+        self._left: dict[str, _Sums] = {}
         self.total = 0.0
         self.by_model: dict[str, float] = {}
         self.by_role: dict[str, float] = {}
@@ -150,8 +154,12 @@ class Ledger:
         month = f"{today:%Y-%m}"
         self._month_began, self._month_ends = first.timestamp(), after.timestamp()
         if month != self._month:
+            # A clock may leap ahead and come back: the month it left must not begin anew.
+            self._left[self._month] = (self.total, self.by_model, self.by_role, self.by_key)
             self._month = month
             self._clear()
+            if month in self._left:
+                self.total, self.by_model, self.by_role, self.by_key = self._left.pop(month)
 
     @property
     def month(self) -> str:

@@ -5,6 +5,7 @@ thread. Holds names, counts and times; never texts. Needs the extra `otel`.
 Source of the names: https://opentelemetry.io/docs/specs/semconv/gen-ai/
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from twin import __version__
@@ -43,7 +44,8 @@ def provider_for(endpoint: str) -> "TracerProvider":
         ) from error
     resource = Resource.create({"service.name": "twin", "service.version": __version__})
     provider = TracerProvider(resource=resource)
-    exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
+    # A receiver that is down would hold the shutdown up for as long.
+    exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces", timeout=3)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
 
@@ -66,17 +68,19 @@ class Tracing:
             kind=trace.SpanKind.SERVER,
             start_time=_ns(exchange.at),
             context=_context_of(exchange.traceparent),
-            attributes={
-                "gen_ai.operation.name": operation,
-                "gen_ai.request.model": exchange.asked_model,
-                "gen_ai.response.model": exchange.model,
-                "gen_ai.conversation.id": exchange.session,
-                "http.response.status_code": status,
-                "twin.call_id": exchange.call_id,
-                "twin.outcome": outcome,
-                "twin.degraded": exchange.degraded,
-                "twin.route": exchange.route.reason if exchange.route else "",
-            },
+            attributes=_known(
+                {
+                    "gen_ai.operation.name": operation,
+                    "gen_ai.request.model": exchange.asked_model,
+                    "gen_ai.response.model": exchange.model,
+                    "gen_ai.conversation.id": exchange.session,
+                    "http.response.status_code": status,
+                    "twin.call_id": exchange.call_id,
+                    "twin.outcome": outcome,
+                    "twin.degraded": exchange.degraded,
+                    "twin.route": exchange.route.reason if exchange.route else "",
+                }
+            ),
         )
         below = trace.set_span_in_context(parent)
         for attempt in exchange.attempts:
@@ -91,16 +95,23 @@ class Tracing:
             span.end(_ns(began + attempt.latency_ms / 1000.0))
         if outcome == "failed":
             parent.set_status(trace.StatusCode.ERROR)
+            parent.set_attribute("error.type", str(status))
         parent.end(_ns(exchange.at + exchange.ms() / 1000.0))
 
     def _describe(self, span: "Span", attempt: Attempt, operation: str) -> None:
         model = self.models.get(attempt.model)
         provider = model.provider if model else ""
-        span.set_attribute("gen_ai.operation.name", operation)
-        span.set_attribute("gen_ai.provider.name", _PROVIDERS.get(provider, provider))
-        span.set_attribute("gen_ai.request.model", attempt.upstream_model)
-        span.set_attribute("http.response.status_code", attempt.status)
-        span.set_attribute("twin.outcome", attempt.outcome)
+        span.set_attributes(
+            _known(
+                {
+                    "gen_ai.operation.name": operation,
+                    "gen_ai.provider.name": _PROVIDERS.get(provider, provider),
+                    "gen_ai.request.model": attempt.upstream_model,
+                    "http.response.status_code": attempt.status,
+                    "twin.outcome": attempt.outcome,
+                }
+            )
+        )
         if attempt.usage is not None:
             span.set_attribute("gen_ai.usage.input_tokens", attempt.usage.num_prompt_tokens)
             span.set_attribute("gen_ai.usage.output_tokens", attempt.usage.num_completion_tokens)
@@ -122,6 +133,11 @@ def _context_of(traceparent: str) -> "Context | None":
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     return TraceContextTextMapPropagator().extract({"traceparent": traceparent})
+
+
+def _known(attributes: Mapping[str, str | int]) -> dict[str, str | int]:
+    """Without what there is nothing to say of: an empty name would be a name."""
+    return {name: value for name, value in attributes.items() if value or value is False}
 
 
 def _ns(unix_seconds: float) -> int:

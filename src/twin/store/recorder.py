@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +34,10 @@ _WAIT_S = 2.0
 _RETENTION_S = 300.0
 _RETENTION_CALLS = 2_000
 """Removed at a time; entries of the journal come in between."""
+_LEAP_S = 86_400.0
+_AFTER_LEAP_S = 3_600.0
+"""A wall clock that leaps by more than a day is mostly wrong, and mostly mended soon: nothing is
+removed by age before it has kept its time for an hour. A machine that slept looks the same."""
 _LAST_TRIES_S = 10.0
 """How long it goes on trying after stdin has ended; the next recorder does the rest."""
 _NICENESS = 19
@@ -62,16 +67,23 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Empty while all is well."""
 
 
+def _clock_ahead() -> float:
+    return time.time() - time.monotonic()
+
+
 class Recorder:
     """One journal, one store, and how the work stands."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, ahead: Callable[[], float] = _clock_ahead) -> None:
+        """`ahead`: by how much the wall clock is ahead of the one that never leaps, in seconds."""
         self._settings = settings
         self._folder = journal_folder(Path(settings.root))
         self._store: Store | None = None
         self._ingest: Ingest | None = None
         self._retention_at = time.monotonic() + _IDLE_S
         self._backlog_at = 0.0
+        self._ahead = ahead
+        self._was_ahead = ahead()
         self.status = Status()
 
     def step(self) -> float:
@@ -106,6 +118,12 @@ class Recorder:
 
     def _retain(self) -> None:
         if self._store is None or time.monotonic() < self._retention_at:
+            return
+        ahead = self._ahead()
+        if abs(ahead - self._was_ahead) > _LEAP_S:
+            # To a clock that leapt ahead everything looks old, and what is removed is gone.
+            self._was_ahead = ahead
+            self._retention_at = time.monotonic() + _AFTER_LEAP_S
             return
         num_removed = self._store.calls.retention(
             max_age_days=self._settings.max_age_days,
