@@ -47,6 +47,7 @@ class Served:
         self.start()
 
     def configure(self, config: str) -> None:
+        self.configuration = config
         (self.root / "twin.toml").write_text(config, encoding="utf-8")
 
     def start(self) -> None:

@@ -1,5 +1,6 @@
 """Context before requests, through the whole gateway: switched, budgeted, recorded as sent."""
 
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -52,5 +53,31 @@ def test_a_question_gets_the_notes_that_answer_it_and_the_record_says_which(
         body = {"model": "m", "messages": [{"role": "user", "content": asked}]}
         served.post("/v1/chat/completions", body, {"x-twin-context": "off"})
         assert "falcon" not in upstream.requests[3].body.decode()
-        served.post("/v1/chat/completions", {**body, "model": "bare"}, {"x-twin-context": "on"})
-        assert "falcon" in upstream.requests[4].body.decode()
+        on = {"x-twin-context": "on"}
+        served.post("/v1/chat/completions", {**body, "model": "bare"}, on)
+        assert "falcon" not in upstream.requests[4].body.decode(), "never, it is configured so"
+        served.configure(served.configuration.replace("enabled = true", "enabled = false"))
+        served.process.send_signal(signal.SIGHUP)
+        served.until(lambda: "reloaded" in served.log.read_text())
+        served.post("/v1/chat/completions", body)
+        assert "falcon" not in upstream.requests[5].body.decode()
+        served.post("/v1/chat/completions", body, on)
+        assert "falcon" in upstream.requests[6].body.decode()
+
+
+def test_on_its_way_up_a_request_shows_context_only_to_those_who_may_see_it(
+    serving: Serving, tmp_path: Path
+) -> None:
+    repository(tmp_path / "home")
+    refusal = chat("I'm sorry, but I can't help with that.")
+    with Upstream(refusal) as small, Upstream(chat("ok")) as big:
+        served = serving(
+            "[inject]\nenabled = true\nwait_s = 20\n[route]\nconfidence = 0.0\ncomplexity = 1.0\n"
+            f'[models.small]\nprovider = "vllm"\nbase_url = "{small.url}"\nrole = "triage"\n'
+            f'[models.big]\nprovider = "vllm"\nbase_url = "{big.url}"\nrole = "reasoning"\n'
+            "inject = false\n"
+        )
+        _, headers, _ = served.chat("How do I deploy the staging cluster Wanderfalke?")
+        assert headers["x-twin-model"] == "big"
+        assert "falcon" in small.requests[0].body.decode()
+        assert "make falcon" not in big.requests[0].body.decode()

@@ -21,12 +21,14 @@ DEFAULT_REST_S = 5.0
 class Account:
     """One secret and what it may still be used for."""
 
-    __slots__ = ("_clock", "_rest_until", "requests", "secret", "tokens")
+    __slots__ = ("_clock", "_rest_until", "requests", "secret", "status", "tokens", "why")
 
     def __init__(self, secret: Secret | None, model: ModelConfig, clock: Clock) -> None:
         self.secret = secret
         self._clock = clock
         self._rest_until = 0.0
+        self.why = "is rate-limited"
+        self.status = 429
         self.requests = (
             TokenBucket(model.requests_per_minute, clock) if model.requests_per_minute else None
         )
@@ -53,8 +55,11 @@ class Account:
         if self.tokens:
             self.tokens.take(num_tokens)
 
-    def rest(self, seconds: float) -> None:
-        self._rest_until = max(self._rest_until, self._clock() + seconds)
+    def rest(self, seconds: float, why: str = "is rate-limited", status: int = 429) -> None:
+        """Is not asked for so long; `why` and `status` are what clients hear meanwhile."""
+        until = self._clock() + seconds
+        if until >= self._rest_until:
+            self._rest_until, self.why, self.status = until, why, status
 
 
 class AccountPool:
@@ -66,6 +71,12 @@ class AccountPool:
         self.accounts = [Account(secret, model, clock) for secret in secrets]
         if not self.accounts:
             self.accounts = [Account(None, model, clock)]
+
+    def why(self) -> tuple[str, int]:
+        """Why no account can be asked, and the status that says so: of the account that can be
+        asked first again."""
+        first = min(self.accounts, key=lambda account: account.wait_s(0))
+        return first.why, first.status
 
     def pick(
         self, preference: int, num_tokens: int, but_not: Account | None = None

@@ -6,6 +6,7 @@ never judges what an answer says.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -24,16 +25,23 @@ RETRIED = frozenset({408, 425, 500, 502, 503, 504, 520, 522, 524, 529})
 """The server's own trouble: asking again may help."""
 FIRST_PAUSE_S = 0.25
 MAX_PAUSE_S = 8.0
+MAX_FIRST_BYTES = 65_536
+"""A first event that is longer is passed on without a look at it."""
+EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _SSE_STARTS = (b"data:", b"event:", b":", b"id:", b"retry:", b"\n", b"\r", b"\xef\xbb\xbf")
 
 
 class Unanswered(Exception):
     """This model has no answer now; the next one may."""
 
-    def __init__(self, reason: str, status: int = 502, wait_s: float | None = None) -> None:
+    def __init__(
+        self, reason: str, status: int = 502, wait_s: float | None = None, code: str = ""
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.status = status
+        self.code = code
+        """For programs, where the status does not say enough."""
         self.wait_s = wait_s
         """When asking again makes sense, where that is known."""
 
@@ -83,7 +91,8 @@ class Opened:
 
     __slots__ = (
         "account", "chunk_ms", "dialect", "exchange", "first", "first_byte_ms", "headers",
-        "is_closed", "member", "pieces", "question", "received", "reply", "started_ms", "status",
+        "is_closed", "is_trial", "member", "pieces", "question", "received", "reply",
+        "started_ms", "status",
     )  # fmt: skip
 
     def __init__(
@@ -159,8 +168,14 @@ async def ask(exchange: Exchange, member: Member, question: Question) -> Opened:
 
     Every failed try is added to `exchange.attempts`. Raises Unanswered.
     """
+    last: _Failed | None = None
     for number in range(member.config.retries + 1):
-        account = _free(exchange, member)
+        try:
+            account = _free(exchange, member)
+        except Unanswered:
+            if last is None:
+                raise
+            break  # what went wrong says more than that nobody is left to ask
         try:
             if member.config.hedge_s is not None and len(member.accounts.accounts) > 1:
                 return await _hedged(exchange, member, account, question, member.config.hedge_s)
@@ -171,11 +186,13 @@ async def ask(exchange: Exchange, member: Member, question: Question) -> Opened:
             if last.pauses:
                 # A free account is asked at once; a server in trouble is given a moment.
                 pause = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**number) * random.uniform(0.5, 1.5)
+                pause = max(pause, last.wait_s or 0.0)
                 if exchange.ms() / 1000.0 + pause > member.config.deadline_s:
                     break
                 await asyncio.sleep(pause)
             continue
         break
+    assert last is not None
     raise Unanswered(f"`{member.name}` {last.reason}", last.status, last.wait_s)
 
 
@@ -209,7 +226,8 @@ def _free(exchange: Exchange, member: Member) -> Account:
         raise Unanswered(f"`{member.name}` answers {limit} calls already", 503, 1.0)
     account = member.accounts.pick(exchange.preference, exchange.num_prompt_tokens)
     if isinstance(account, float | int):
-        raise Unanswered(f"every account of `{member.name}` is rate-limited", 429, float(account))
+        why, status = member.accounts.why()
+        raise Unanswered(f"`{member.name}` {why}", status, float(account))
     return account
 
 
@@ -267,14 +285,39 @@ async def _begin(opened: Opened) -> None:
             _check_whole(opened.first)
         return
     pieces = aiter(reply)
-    opened.first = first = await anext(pieces, b"")
+    opened.first = first = await _first_event(pieces)
     opened.first_byte_ms = opened.exchange.ms()
     if not first.startswith(_SSE_STARTS):
         what = "nothing" if not first else "something else"
         raise BackendBroken(
             f"A stream was asked for and {what} came. Check `base_url` and the server's log."
         )
+    _check_event(first)
     opened.pieces = pieces
+
+
+async def _first_event(pieces: AsyncIterator[bytes]) -> bytes:
+    """The stream up to the end of its first event: it may say that there is no answer, and then
+    another model can still be asked."""
+    first = b""
+    while piece := await anext(pieces, b""):
+        first += piece
+        begins = first[:16]
+        is_stream = any(s.startswith(begins) or begins.startswith(s) for s in _SSE_STARTS)
+        if not is_stream or len(first) > MAX_FIRST_BYTES or any(end in first for end in EVENT_ENDS):
+            break
+    return first
+
+
+def _check_event(first: bytes) -> None:
+    """Raises BackendBroken where the first event is an error with status 200."""
+    if b"error" not in first[:MAX_FIRST_BYTES]:
+        return
+    for line in first.splitlines()[:8]:
+        if line.startswith(b"data:") and line[5:].lstrip().startswith(b"{"):
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                _check_shape(_shape.decode(line[5:]))
+            return
 
 
 def _check_whole(body: bytes) -> None:
@@ -285,6 +328,10 @@ def _check_whole(body: bytes) -> None:
         raise BackendBroken(
             f"The answer is no JSON object ({error}). Check `base_url` and the server's log."
         ) from error
+    _check_shape(shape)
+
+
+def _check_shape(shape: _Shape) -> None:
     if shape.type == "error" or bytes(shape.error) != b"null":
         raise BackendBroken(
             "The answer has status 200 and holds an error. Look at it with `twin calls show`."
@@ -301,18 +348,19 @@ def _failure(opened: Opened) -> _Failed | None:
     if status == 429:
         breaker.abandoned(is_trial)
         wait = retry_after_s(opened.headers)
-        account.rest(DEFAULT_REST_S if wait is None else wait)
+        account.rest(DEFAULT_REST_S if wait is None else wait, "is rate-limited", 429)
         return _Failed("is rate-limited (429)", 429, wait_s=wait, pauses=False)
-    if status in (401, 403):
+    if status == 401:
         breaker.abandoned(is_trial)
-        account.rest(REFUSED_REST_S)
         which = f"the key of {account.label}" if account.label else "a request without a key"
-        return _Failed(f"refused {which} ({status}). Check `accounts`", 502, pauses=False)
+        why = f"refused {which} (401); check `accounts`"
+        account.rest(REFUSED_REST_S, why, 502)
+        return _Failed(why, 502, pauses=False)
     if status in RETRIED:
         breaker.failed(is_trial)
         wait = retry_after_s(opened.headers)
         if wait is not None and wait > MAX_PAUSE_S:
-            account.rest(wait)
+            account.rest(wait, f"asked to be left alone ({status})", 503)
         return _Failed(f"has trouble of its own ({status})", 502, wait_s=wait)
     if status < 400 or status > 599:
         breaker.failed(is_trial)
@@ -348,7 +396,12 @@ async def _hedged(
             winner = next((task for task in done if task.exception() is None), None)
         return (winner or tasks[0]).result()
     finally:
-        await _abandon([task for task in tasks if task is not winner])
+        try:
+            await _abandon([task for task in tasks if task is not winner])
+        except BaseException:  # the client hung up in this very moment
+            if winner is not None:
+                await winner.result().close()
+            raise
 
 
 async def _abandon(tasks: list[asyncio.Task[Opened]]) -> None:

@@ -26,6 +26,7 @@ from twin.backends.dialects import (
 from twin.config import ROUTED, Config
 from twin.errors import BackendError, BadRequest, Untranslatable
 from twin.records import (
+    AttemptOutcome,
     CallOutcome,
     Classification,
     DialectName,
@@ -39,14 +40,14 @@ from twin.serve.client import Client, HangUp, Headers, Watch
 from twin.serve.exchange import Exchange
 from twin.serve.fleet import MAX_NAME, Fleet, Member
 from twin.serve.handoff import as_prefix, handoff
-from twin.serve.inject import Injector
+from twin.serve.inject import NOTHING, Context, Injector
 from twin.serve.keyring import Keyring, secret_in
 from twin.serve.ledger import Ledger, cost_usd
 from twin.serve.limits import Admission
 from twin.serve.metrics import Metrics
 from twin.serve.redact import Redactor
 from twin.serve.refusal import Refusal
-from twin.serve.relay import Stream, headers_for, payload_of, succeed
+from twin.serve.relay import Stream, headers_for, payload_of, succeed, usage_for
 from twin.serve.scribe import Scribe
 from twin.specialists.router import Router
 
@@ -107,6 +108,7 @@ class Gateway:
         entered = False
         try:
             self.scribe.check()
+            self._identify(exchange, headers)  # before the queue: strangers must not fill it
             if not self.admission.try_enter():
                 await self.admission.enter()
             entered = True
@@ -119,7 +121,7 @@ class Gateway:
         except HangUp:
             self._cancelled(exchange)
         except asyncio.CancelledError:
-            self._cancelled(exchange)
+            self._cancelled(exchange, "" if client.is_gone else "The gateway shut down.")
             if not client.is_gone:
                 raise
         except Exception as error:
@@ -139,7 +141,6 @@ class Gateway:
     async def _answer(
         self, exchange: Exchange, headers: dict[bytes, bytes], client: Client
     ) -> None:
-        self._identify(exchange, headers)
         head = self._read(exchange, headers)
         name = self.fleet.resolve(head.model)
         self._may_ask(exchange, name)
@@ -152,14 +153,33 @@ class Gateway:
         else:
             plan = route.named(self.fleet, name)
         exchange.route = plan.decision
-        if self.config.inject.enabled or b"x-twin-context" in headers:
-            await self._inject(exchange, plan.steps[0].member, asked, headers)
-        await self._walk(exchange, plan, asked, client)
+        found_context = NOTHING
+        wanted = headers.get(b"x-twin-context", b"").lower()
+        if any(self._takes_context(step.member, exchange.dialect, wanted) for step in plan.steps):
+            asked = asked or question(exchange.dialect, exchange.body)
+            found_context = await self.injector.find(asked)
+        await self._walk(exchange, plan, asked, client, found_context, wanted)
 
     def _identify(self, exchange: Exchange, headers: dict[bytes, bytes]) -> None:
         """Whose call it is. On loopback no key is needed, but one of ours counts all the same."""
         if self.requires_keys or secret_in(headers).startswith(b"twin-"):
             exchange.holder = self.keyring.find(headers)
+
+    def _takes_context(self, member: Member, dialect: DialectName, wanted: bytes) -> bool:
+        """Whether retrieved context is put before a request to this model. The header decides for
+        one request; a model that is configured not to receive any never does."""
+        if not member.config.inject or dialect == "embeddings" or wanted == b"off":
+            return False
+        return self.config.inject.enabled or wanted == b"on"
+
+    def _prepare(self, exchange: Exchange, member: Member, found: Context, wanted: bytes) -> None:
+        """The request as this model is to see it: with context, or as it came."""
+        exchange.prepared, exchange.context = exchange.body, ()
+        text, items = found
+        if text and self._takes_context(member, exchange.dialect, wanted):
+            with contextlib.suppress(BadRequest, Untranslatable):  # no place for it: then without
+                exchange.prepared = put_before(exchange.dialect, exchange.body, text)
+                exchange.context = items
 
     def _read(self, exchange: Exchange, headers: dict[bytes, bytes]) -> RequestHead:
         try:
@@ -201,38 +221,22 @@ class Gateway:
         self.ledger.check_key(holder.key, 0.0)
         holder.begin(exchange.num_prompt_tokens)
 
-    async def _inject(
+    async def _walk(
         self,
         exchange: Exchange,
-        member: Member,
+        plan: route.Plan,
         asked: Question | None,
-        headers: dict[bytes, bytes],
-    ) -> None:
-        """Puts retrieved context before the request, where that is switched on."""
-        is_on = self.config.inject.enabled and member.config.inject
-        wanted = headers.get(b"x-twin-context")
-        if wanted is not None and wanted.lower() in (b"on", b"off"):
-            is_on = wanted.lower() == b"on"
-        if not is_on or exchange.dialect == "embeddings":
-            return
-        asked = asked or question(exchange.dialect, exchange.body)
-        text, items = await self.injector.find(asked)
-        if text:
-            with contextlib.suppress(BadRequest, Untranslatable):  # no place for it: then without
-                exchange.prepared = put_before(exchange.dialect, exchange.prepared, text)
-                exchange.context = items
-                exchange.num_prompt_tokens = len(exchange.prepared) // 4
-
-    async def _walk(
-        self, exchange: Exchange, plan: route.Plan, asked: Question | None, client: Client
+        client: Client,
+        context: Context,
+        wanted: bytes,
     ) -> None:
         """Asks one model after the other until an answer goes out. Raises Refusal."""
         failures: list[Unanswered] = []
         weak: tuple[Opened, Judgement] | None = None
-        plain = exchange.prepared
         for number, step in enumerate(plan.steps):
             is_last = number == len(plan.steps) - 1
-            self._hand_over(exchange, plan, step, asked, plain, weak, failures)
+            self._prepare(exchange, step.member, context, wanted)
+            self._hand_over(exchange, plan, step, asked, weak, failures)
             try:
                 opened = await self._ask(exchange, step)
             except Unanswered as failure:
@@ -240,7 +244,7 @@ class Gateway:
                 continue
             try:
                 if opened.is_error:
-                    if plan.is_routed and not is_last:
+                    if plan.is_routed and (weak is not None or not is_last):
                         failures.append(self._declined(opened))
                         continue
                     await self._pass_error(exchange, opened, client)
@@ -291,7 +295,12 @@ class Gateway:
         if why:
             raise Unanswered(why, 429)
         if exchange.holder is not None:
-            self.ledger.check_key(exchange.holder.key, expected)
+            try:
+                self.ledger.check_key(exchange.holder.key, expected)
+            except Refusal as refusal:  # a cheaper model may still be asked
+                raise Unanswered(
+                    refusal.message.rstrip("."), 429, refusal.retry_after_s, refusal.code
+                ) from refusal
         self._settle(exchange)
         if not member.is_free:
             exchange.reserved = self.ledger.reserve(
@@ -325,13 +334,11 @@ class Gateway:
         plan: route.Plan,
         step: route.Step,
         asked: Question | None,
-        plain: bytes,
         weak: tuple[Opened, Judgement] | None,
         failures: list[Unanswered],
     ) -> None:
         """Tells a bigger tier what the smaller one saw, as a prefix before the request."""
         exchange.handoff = b""
-        exchange.prepared = plain
         role = step.member.config.role
         if not plan.is_routed or asked is None or not self.config.route.handoff:
             return
@@ -350,7 +357,7 @@ class Gateway:
             draft = answer_of(opened.dialect, opened.first).text
         elif failures:
             reason = failures[-1].reason
-        exchange.handoff = handoff(
+        document = handoff(
             from_model=before.name,
             to_model=step.member.name,
             task_id=exchange.task_id or exchange.call_id,
@@ -361,7 +368,10 @@ class Gateway:
             at=exchange.at,
             draft=draft,
         )
-        exchange.prepared = put_before(exchange.dialect, plain, as_prefix(exchange.handoff))
+        with contextlib.suppress(BadRequest, Untranslatable):  # no place for it: then without
+            prefix = as_prefix(document)
+            exchange.prepared = put_before(exchange.dialect, exchange.prepared, prefix)
+            exchange.handoff = document
 
     async def _judged(self, exchange: Exchange, opened: Opened, asked: Question) -> Judgement:
         """What the built-in check says of an answer, and the verifier where there is one."""
@@ -370,7 +380,22 @@ class Gateway:
         verifier = self.fleet.members.get(self.config.route.verifier)
         if verifier is None or judgement.confidence < limit:
             return judgement
-        return await judge.verified(exchange, verifier, asked, opened, judgement)
+        expected = self._expected(exchange, verifier)
+        if self.ledger.why_not(verifier.name, verifier.config, expected):
+            return judgement
+        if exchange.holder is not None:
+            try:
+                self.ledger.check_key(exchange.holder.key, expected)
+            except Refusal:
+                return judgement
+        reserved = self.ledger.reserve(verifier.name, verifier.config, exchange.key_id, expected)
+        before = _cost(exchange)
+        try:
+            return await judge.verified(exchange, verifier, asked, opened, judgement)
+        finally:
+            cost = _cost(exchange) - before
+            self.ledger.settle(reserved, cost)
+            exchange.settled_usd += cost
 
     def _declined(self, opened: Opened) -> Unanswered:
         reason = f"`{opened.member.name}` refused the request ({opened.status})"
@@ -445,16 +470,26 @@ class Gateway:
         await client.start_stream(headers_for(exchange, opened))
         try:
             await stream.pass_on(finish)
-        except (BackendError, Refusal) as error:
-            if not exchange.is_recorded:
-                await self._broke(exchange, opened, stream, str(error), client)
-            return
         except (asyncio.CancelledError, HangUp):
             if not exchange.is_recorded:
                 exchange.response = stream.sent
-                exchange.attempts.append(opened.attempt("cancelled"))
+                self._add_partial(opened, "cancelled", "")
             raise
+        except Exception as error:
+            if not isinstance(error, BackendError | Refusal):
+                log.exception("stream_failed", call_id=exchange.call_id)
+            if not exchange.is_recorded:
+                await self._broke(exchange, opened, stream, str(error), client)
+                return
         await client.end_stream()
+
+    def _add_partial(self, opened: Opened, outcome: AttemptOutcome, reason: str) -> None:
+        """An answer that broke off: what came of it was made, and is paid for."""
+        usage = usage_for(opened, b"".join(opened.received), True)
+        cost = cost_usd(opened.member.config, usage)
+        opened.exchange.attempts.append(
+            opened.attempt(outcome, reason=reason, usage=usage, cost_usd=cost)
+        )
 
     async def _broke(
         self, exchange: Exchange, opened: Opened, stream: Stream, why: str, client: Client
@@ -464,7 +499,7 @@ class Gateway:
         event = error_event(exchange.dialect, why, "upstream_failed", exchange.call_id)
         exchange.response = None if stream.sent is None else stream.sent + event
         opened.member.breaker.failed()
-        exchange.attempts.append(opened.attempt("failed", reason=why))
+        self._add_partial(opened, "failed", why)
         try:
             await self._record(exchange, "failed", 200, why)
         except Refusal:
@@ -509,14 +544,15 @@ class Gateway:
         headers: Headers = [*headers_for(exchange, None), *refusal.headers()]
         await client.respond(refusal.status, headers, body)
 
-    def _cancelled(self, exchange: Exchange) -> None:
+    def _cancelled(self, exchange: Exchange, why: str = "") -> None:
         """The client hung up: what came so far is recorded. Never waits: the task is ending."""
         if exchange.is_recorded:
             return
+        outcome: CallOutcome = "failed" if why else "cancelled"
         try:
-            self._write(exchange, "cancelled", 499, "The client hung up.")
+            self._write(exchange, outcome, 499, why or "The client hung up.")
         except Refusal:
-            self._over(exchange, "cancelled", 499)
+            self._over(exchange, outcome, 499)
 
     async def _record(
         self, exchange: Exchange, outcome: CallOutcome, status: int, error: str = ""
@@ -532,6 +568,8 @@ class Gateway:
         self._over(exchange, outcome, status)
 
     def _over(self, exchange: Exchange, outcome: CallOutcome, status: int) -> None:
+        if exchange.is_recorded:
+            return  # a record that was written and could not be made durable is counted once
         exchange.is_recorded = True
         self.metrics.ended(exchange, outcome, status, exchange.ms())
         for observe in self.observers:
@@ -597,11 +635,12 @@ def _nobody(failures: list[Unanswered]) -> Refusal:
     status = statuses.pop() if len(statuses) == 1 else 502
     code = {429: "rate_limit_exceeded", 504: "timeout", 503: "unavailable", 400: "unsupported"}
     wait = min(waits) if waits else None
+    named = next((failure.code for failure in failures if failure.code), "")
     if wait is None and status in (429, 503):
         wait = 1.0
     return Refusal(
         status,
-        code.get(status, "upstream_failed"),
+        named or code.get(status, "upstream_failed"),
         f"No model could answer: {reasons or 'none is configured'}. `twin calls` shows each try.",
         retry_after_s=wait,
     )

@@ -4,7 +4,9 @@ Owns the order that the promise rests on: the record is written before the answe
 out. A stream is passed on as it comes; only the piece that ends it waits for the record.
 """
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from twin.backends.dialects import (
     StreamTranslator,
@@ -12,9 +14,9 @@ from twin.backends.dialects import (
     translate_response,
     usage_of,
 )
-from twin.errors import BackendBroken
+from twin.errors import BackendBroken, BackendError
 from twin.records import DialectName, Usage
-from twin.serve.asking import Opened
+from twin.serve.asking import EVENT_ENDS, Opened
 from twin.serve.client import Client, Headers
 from twin.serve.exchange import Exchange
 from twin.serve.ledger import cost_usd
@@ -47,6 +49,9 @@ of the request. A list of what is let through, as others act on whoever reads th
 `access-control-*` on browsers, `x-accel-*` on proxies, `connection` on HTTP itself."""
 _MAX_HEADER_BYTES = 1_000
 
+
+END_S = 1.0
+"""For the end of a stream whose last event has come."""
 
 Finish = Callable[["Stream"], Awaitable[None]]
 """Records a call whose stream is about to end."""
@@ -105,9 +110,10 @@ class Stream:
         self.exchange = exchange
         self.opened = opened
         self.client = client
-        self._tail = b"\n"
+        self._rest = b""
+        """An event that has only begun. It is sent when it is whole: an error could not be told
+        from the middle of one."""
         self._ends = _ENDS[exchange.dialect]
-        self._keep = max(map(len, self._ends), default=1)
         self._translator: StreamTranslator | None = None
         if opened.dialect != exchange.dialect:
             head = exchange.head
@@ -123,7 +129,7 @@ class Stream:
         self._is_over = False
 
     async def pass_on(self, finish: Finish) -> None:
-        """Everything up to the end; `finish` is awaited once, before the last piece goes out.
+        """Everything up to the end; `finish` is awaited once, before the last event goes out.
 
         Raises BackendError where the stream broke before its end; nothing is recorded then.
         """
@@ -136,36 +142,56 @@ class Stream:
             if self._translator is not None:
                 piece = self._translator.feed(piece)
             if piece:
-                await self._send(piece, finish)
+                await self._send(self._whole_events(piece), finish)
+                if self._is_over:
+                    await self._let_end(opened.pieces)
+                    return
             piece = await anext(opened.pieces, b"")
+        last = self._rest
         if self._translator is not None:
-            rest = self._translator.end()
-            if rest:
-                await self._send(rest, finish)
+            last += self._translator.end()
+        await self._send(last, finish)
         if not self._is_over:
             if b'"finish_reason":"' not in b"".join(opened.received[-3:]).replace(b" ", b""):
                 raise BackendBroken("The stream ended before the answer did.")
             await finish(self)  # a server that says [DONE] by hanging up
 
-    async def _send(self, piece: bytes, finish: Finish) -> None:
+    def _whole_events(self, piece: bytes) -> bytes:
+        """What can go out now: everything up to the end of the last whole event."""
+        if not self._rest and piece.endswith(EVENT_ENDS):
+            return piece
+        data = self._rest + piece
+        cut = max(data.rfind(end) + len(end) if end in data else 0 for end in EVENT_ENDS)
+        self._rest = data[cut:]
+        return data[:cut]
+
+    async def _send(self, events: bytes, finish: Finish) -> None:
+        if not events:
+            return
         if self._translator is not None:
-            self._sent.append(piece)
-        if not self._is_over and self._ends_in(piece):
+            self._sent.append(events)
+        if self._ends_in(events):
             self._is_over = True
             await finish(self)
-        await self.client.piece(piece)
+        await self.client.piece(events)
 
-    def _ends_in(self, piece: bytes) -> bool:
-        """Whether the mark that ends the stream lies in this piece, also begun in the last one."""
-        joined = self._tail + piece
-        self._tail = joined[-self._keep :]
+    def _ends_in(self, events: bytes) -> bool:
+        """Whether the mark that ends the stream begins a line of these whole events."""
         for mark in self._ends:
-            at = joined.find(mark)
+            at = events.find(mark)
             while at >= 0:
-                if at > 0 and joined[at - 1] in b"\r\n":
+                if at == 0 or events[at - 1] in b"\r\n":
                     return True
-                at = joined.find(mark, at + 1)
+                at = events.find(mark, at + 1)
         return False
+
+    async def _let_end(self, pieces: AsyncIterator[bytes]) -> None:
+        """Gives the server a moment to end its answer properly, so that its connection can be used
+        again. The client has everything already."""
+        with contextlib.suppress(BackendError, TimeoutError):
+            async with asyncio.timeout(END_S):
+                while await anext(pieces, b""):
+                    pass
 
     @property
     def sent(self) -> bytes | None:
