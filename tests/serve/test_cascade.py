@@ -302,3 +302,41 @@ def test_a_verifier_may_grade_the_small_tiers_answer(
         assert f"<request>\n{SIMPLE}\n</request>" in asked
         call = served.recorded(headers["x-request-id"])
     assert [attempt.outcome for attempt in call.attempts if attempt.model == "judge"] == ["graded"]
+
+
+def test_a_verifier_has_a_budget_like_any_model(serving: Serving) -> None:
+    price = "price = { input = 1000.0, output = 1000.0 }\nmonthly_usd = 0.3"
+    with Upstream(sure("OK")) as small, Upstream(chat("no")) as big, Upstream(chat("1")) as judge:
+        served = serving(
+            '[route]\nverifier = "judge"\n[serve]\nadmin_key = "env:ADMIN"\n'
+            + two(small, big)
+            + tier("judge", "other", judge.url, price),
+            ADMIN="root-key",
+        )
+        served.chat(SIMPLE)
+        admin = {"authorization": "Bearer root-key"}
+        spent = json.loads(served.request("GET", "/admin/spend", headers=admin)[2])
+        assert spent["by_model"]["judge"] == pytest.approx(0.015)
+        for _ in range(40):
+            assert served.chat(SIMPLE)[0] == 200
+        assert len(judge.requests) < 30, "over its budget it is asked no more"
+
+
+def test_a_weak_answer_is_better_than_an_error_of_the_next_tier(serving: Serving) -> None:
+    refused = answer('{"error": {"message": "too long"}}', status=400)
+    with Upstream(chat(REFUSAL)) as small, Upstream(refused) as big:
+        served = serving(two(small, big))
+        status, headers, body = served.chat(SIMPLE)
+    assert status == 200
+    assert headers["x-twin-degraded"] == "true"
+    assert b"sorry" in body
+
+
+def test_a_prompt_of_tokens_has_no_place_for_a_hand_off_and_is_asked_all_the_same(
+    serving: Serving,
+) -> None:
+    with Upstream(sure("no")) as small, Upstream(answer('{"choices": [{"text": "x"}]}')) as big:
+        served = serving("[route]\ncomplexity = 0.0\n" + two(small, big))
+        body = {"model": "twin", "prompt": [[1, 2, 3]]}
+        assert served.post("/v1/completions", body)[0] == 200
+        assert big.requests[0].json["prompt"] == [[1, 2, 3]]
