@@ -42,6 +42,11 @@ def test_the_bound_is_read_by_the_name_it_has_in_the_dialect(dialect, fields, li
     assert read_request(dialect, json.dumps(fields).encode()).max_tokens == limit
 
 
+def test_embeddings_come_whole_whatever_the_caller_says_of_streams() -> None:
+    assert not read_request("embeddings", b'{"input": "x", "stream": true}').stream
+
+
+
 @pytest.mark.parametrize(
     ("dialect", "fields", "session"),
     [
