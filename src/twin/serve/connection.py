@@ -7,6 +7,7 @@ is no HTTP. What a request says is `app`'s business.
 
 import asyncio
 import time
+from collections import deque
 
 import httptools
 from uvicorn.server import ServerState
@@ -28,6 +29,9 @@ LOOK_EVERY_S = 1.0
 
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 _UPGRADES = frozenset({b"connection", b"upgrade", b"http2-settings"})
+
+_NOWHERE: deque[tuple[bytes, bytes]] = deque(maxlen=0)
+"""Takes the headers that come behind a body: nobody reads those, and they could go on."""
 
 
 class Connection(Protocol):
@@ -60,13 +64,10 @@ class Connection(Protocol):
         if self._num_bytes > MAX_HEAD_BYTES:
             self._check_size()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._is_in_head:  # else it is a trailer: nobody reads those, and they could go on
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            self.headers = _NOWHERE  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():

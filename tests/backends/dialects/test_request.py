@@ -46,7 +46,6 @@ def test_embeddings_come_whole_whatever_the_caller_says_of_streams() -> None:
     assert not read_request("embeddings", b'{"input": "x", "stream": true}').stream
 
 
-
 @pytest.mark.parametrize(
     ("dialect", "fields", "session"),
     [
