@@ -97,8 +97,11 @@ class _Stderr(io.TextIOBase):
             sys.stderr.flush()
 
 
-def call_logger(*, verbose: bool = False) -> Callable[[Exchange, CallOutcome, int], None]:
-    """Tells of each call that is over, or only of those that failed."""
+def call_logger(
+    *, verbose: bool = False, clean: Callable[[str], str] = lambda text: text
+) -> Callable[[Exchange, CallOutcome, int], None]:
+    """Tells of each call that is over, or only of those that failed. `clean` takes secrets out of
+    what the caller wrote."""
     log = structlog.get_logger("twin.serve")
 
     def log_call(exchange: Exchange, outcome: CallOutcome, status: int) -> None:
@@ -110,7 +113,7 @@ def call_logger(*, verbose: bool = False) -> Callable[[Exchange, CallOutcome, in
             call_id=exchange.call_id,
             outcome=outcome,
             status=status,
-            asked=_visible(exchange.asked_model),
+            asked=_visible(clean(exchange.asked_model)),
             model=exchange.model,
             num_attempts=len(exchange.attempts),
             ms=round(exchange.ms(), 1),

@@ -14,7 +14,7 @@ import msgspec
 from twin.backends.dialects import whole_from_stream
 from twin.config import RecordConfig
 from twin.errors import StoreError
-from twin.records import Attempt, Entry, Feedback
+from twin.records import Attempt, Call, Entry, Feedback
 from twin.serve.redact import Redactor
 from twin.serve.refusal import Refusal
 from twin.store.journal import Journal
@@ -138,10 +138,13 @@ class Scribe:
                 comment=self.redactor.clean_text(entry.comment),
                 demonstration=self.redactor.clean_text(entry.demonstration),
             )
+        if not self.redactor.is_clean(_names_in(entry)):
+            entry = self._with_names_redacted(entry)
         request = clean(entry.request)
-        response = clean(entry.response) if entry.response else entry.response
+        response = entry.response
         if entry.is_stream and response and self.redactor.is_split(response):
-            response = clean(msgspec.json.encode(whole_from_stream(entry.dialect, response)))
+            response = msgspec.json.encode(whole_from_stream(entry.dialect, response))
+        response = clean(response) if response else response
         handoff = clean(entry.handoff) if entry.handoff else entry.handoff
         error = self.redactor.clean_text(entry.error) if entry.error else ""
         attempts = entry.attempts
@@ -166,15 +169,30 @@ class Scribe:
             error=error,
         )
 
+    def _with_names_redacted(self, call: Call) -> Call:
+        """What a caller named: a key that was pasted into the wrong field is a secret as well."""
+        clean = self.redactor.clean_text
+        return msgspec.structs.replace(
+            call,
+            asked_model=clean(call.asked_model),
+            session=clean(call.session),
+            task_id=clean(call.task_id),
+            context=tuple(
+                msgspec.structs.replace(item, name=clean(item.name)) for item in call.context
+            ),
+            meta={clean(name): clean(value) for name, value in call.meta.items()},
+        )
+
     def _redacted_attempt(self, attempt: Attempt) -> Attempt:
         clean = self.redactor.clean
         request = clean(attempt.request) if attempt.request else attempt.request
-        response = clean(attempt.response)
+        response = attempt.response
         is_streamed = attempt.is_streamed
         if is_streamed and self.redactor.is_split(response):
             # The secret came in pieces: only the reassembled answer can be cleaned.
-            response = clean(msgspec.json.encode(whole_from_stream(attempt.dialect, response)))
+            response = msgspec.json.encode(whole_from_stream(attempt.dialect, response))
             is_streamed = False
+        response = clean(response)
         reason = self.redactor.clean_text(attempt.reason) if attempt.reason else ""
         if request is attempt.request and response is attempt.response and reason == attempt.reason:
             return attempt
@@ -184,3 +202,11 @@ class Scribe:
 
     def close(self) -> None:
         self._journal.close()
+
+
+def _names_in(call: Call) -> str:
+    """All that a caller named, in one text: one search costs less than five."""
+    named = [call.asked_model, call.session, call.task_id, *call.meta.values()]
+    if call.context:
+        named += [item.name for item in call.context]
+    return "\n".join(named)
