@@ -20,7 +20,7 @@ from twin.errors import StoreFull, StoreLocked, StoreTooNew
 from twin.records import Call
 from twin.store import segments
 from twin.store.database import Store, journal_folder
-from twin.store.ingest import MAX_ENTRIES, NUM_SPARE, Ingest, Progress, backlog_bytes
+from twin.store.ingest import MAX_ENTRIES, NUM_SPARE, Ingest, Progress, alone, backlog_bytes
 from twin.store.journal import Journal
 from twin.store.segments import FRAME, HEADER_BYTES
 
@@ -54,14 +54,14 @@ def test_what_a_live_writer_has_written_arrives_in_order_and_whole(
     store: Store, journal: Journal, folder: Path
 ) -> None:
     ingest = Ingest(store, folder)
-    entries = [everything("call_1"), feedback("call_1", 1), call("call_2")]
+    entries = [everything("call_1"), feedback("call_2", 1), call("call_2")]
     journal.append(payloads(entries))
     assert ingest.step() == Progress(num_calls=2, num_feedback=1)
     assert ingest.step() == Progress()
     journal.append(payloads([call("call_3")]))
     assert ingest.step() == Progress(num_calls=1)
     assert list(store.calls.each()) == [everything("call_1"), call("call_2"), call("call_3")]
-    assert store.calls.feedback("call_1") == [feedback("call_1", 1)]
+    assert store.calls.feedback("call_2") == [feedback("call_2", 1)]
     journal.close()
 
 
@@ -317,10 +317,8 @@ def test_two_that_ingest_at_once_store_everything_once(place: Place, folder: Pat
 
 
 def test_one_that_is_not_alone_does_nothing_and_says_so(store: Store, folder: Path) -> None:
-    from twin.store.ingest import _alone
-
     Journal(folder).close()
-    with _alone(folder):
+    with alone(folder):
         assert Ingest(store, folder).step() == Progress(is_elsewhere=True)
         assert Ingest(store, folder).drain(wait_s=0.05).is_elsewhere
     assert Ingest(store, folder).step() == Progress()

@@ -134,6 +134,11 @@ class CallLog:
             found = _found(connection, query, text, place, limit)
         return [_summary(row) for row in found]
 
+    def known(self, call_ids: Iterable[str]) -> set[str]:
+        """Those of them that are here."""
+        with self._database.reading() as connection:
+            return traffic.known(connection, traffic_call.c.call_id, call_ids)
+
     def feedback(self, call_id: str) -> list[Feedback]:
         """What was said of a call by those who may, the oldest first; all of it where the call is
         not known (yet)."""

@@ -78,7 +78,7 @@ class Ingest:
         stands as before, and the same step can be tried again."""
         if not self._folder.is_dir():
             return Progress()
-        with _alone(self._folder) as is_alone:
+        with alone(self._folder) as is_alone:
             if not is_alone:
                 return Progress(is_elsewhere=True)
             try:
@@ -252,7 +252,7 @@ def _set_aside(path: Path, payload: memoryview) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
+def alone(folder: Path) -> Iterator[bool]:
     """Whether this process may ingest now; nobody else does until the block ends."""
     handle = os.open(folder / "ingest.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -87,10 +87,16 @@ def write(database: Database, connection: Connection, entries: Iterable[Entry]) 
 def _without_known(
     connection: Connection, column: Any, entries: dict[str, EntryT]
 ) -> dict[str, EntryT]:
-    known: set[str] = set()
-    for ids in _chunks(entries):
-        known.update(connection.execute(select(column).where(column.in_(ids))).scalars())
-    return {name: entry for name, entry in entries.items() if name not in known}
+    here = known(connection, column, entries)
+    return {name: entry for name, entry in entries.items() if name not in here}
+
+
+def known(connection: Connection, column: Any, ids: Iterable[str]) -> set[str]:
+    """Those values that the column holds."""
+    found: set[str] = set()
+    for chunk in _chunks(ids):
+        found.update(connection.execute(select(column).where(column.in_(chunk))).scalars())
+    return found
 
 
 def _chunks(ids: Iterable[str]) -> Iterator[list[str]]:
