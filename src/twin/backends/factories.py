@@ -14,7 +14,7 @@ from twin.backends.http import HttpClient
 from twin.backends.llama_server import LlamaServer
 from twin.backends.script import load_script
 from twin.backends.scripted import ScriptedBackend
-from twin.backends.secrets import resolve_header
+from twin.backends.secrets import Secret, is_reference, resolve, resolve_header
 from twin.backends.served import ServedBackend, anthropic_key
 from twin.config import ModelConfig, Provider
 from twin.errors import ConfigError
@@ -147,6 +147,14 @@ def make_backend(name: str, model: ModelConfig, client: HttpClient, root: Path) 
         )
     except ValueError as error:
         raise ConfigError(f"[models.{name}]: {error}. Correct the value.") from error
+    except ConfigError as error:
+        raise ConfigError(f"[models.{name}]: {error}") from error
+
+
+def header_secrets(name: str, model: ModelConfig, root: Path) -> list[Secret]:
+    """What its headers refer to. Raises ConfigError with the model's name and a cure."""
+    try:
+        return [resolve(value, root) for value in model.headers.values() if is_reference(value)]
     except ConfigError as error:
         raise ConfigError(f"[models.{name}]: {error}") from error
 

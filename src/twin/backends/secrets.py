@@ -56,9 +56,13 @@ def resolve(reference: str, root: Path) -> Secret:
     return Secret(reference, value)
 
 
+def is_reference(text: str) -> bool:
+    return text.startswith(("env:", "file:"))
+
+
 def resolve_header(text: str, root: Path) -> str:
     """A header's value: plain text, or a reference as above."""
-    if text.startswith(("env:", "file:")):
+    if is_reference(text):
         return resolve(text, root).reveal()
     if _LOOKS_SECRET.search(text):
         raise ConfigError(f"A header's value looks like a secret. {CURE}")

@@ -72,13 +72,19 @@ class Admin:
             found = lambda headers, body: self._revoke(key_id)  # noqa: E731 - one of a table
         return self._guarded(found) if found else None
 
+    def is_admin(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether a request brings the admin key."""
+        return self.secret is not None and hmac.compare_digest(
+            secret_in(headers), self.secret.reveal().encode()
+        )
+
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(headers: dict[bytes, bytes], body: bytes) -> Answer:
             if self.secret is None:
                 raise Refusal(
                     404, "not_found", "The admin API is off. Set `serve.admin_key` to use it."
                 )
-            if not hmac.compare_digest(secret_in(headers), self.secret.reveal().encode()):
+            if not self.is_admin(headers):
                 raise Refusal(
                     401, "invalid_api_key", "Send the admin key as `Authorization: Bearer ...`."
                 )

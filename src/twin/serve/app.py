@@ -182,7 +182,7 @@ class App:
         """Everything that is no call to a model."""
         method: str = scope["method"]
         if method in ("GET", "HEAD") and path == "/metrics":
-            text = self.gateway.metrics.exposition()
+            text = await self.side.metrics(headers)
             await client.respond(200, [], text, b"text/plain; version=0.0.4; charset=utf-8")
             return
         handler = self._handler(method, path)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from twin.backends.backend import Backend
 from twin.backends.connection import Timeouts
-from twin.backends.factories import make_backend, upstream_model
+from twin.backends.factories import header_secrets, make_backend, upstream_model
 from twin.backends.http import HttpClient
-from twin.backends.secrets import resolve
+from twin.backends.secrets import Secret, resolve
 from twin.config import ROUTED, Config, ModelConfig
 from twin.records import DialectName
 from twin.serve.accounts import AccountPool
@@ -39,6 +39,7 @@ class Member:
         "backend",
         "breaker",
         "config",
+        "credentials",
         "dialects",
         "is_free",
         "name",
@@ -48,10 +49,18 @@ class Member:
     )
 
     def __init__(
-        self, name: str, config: ModelConfig, backend: Backend, accounts: AccountPool, clock: Clock
+        self,
+        name: str,
+        config: ModelConfig,
+        backend: Backend,
+        accounts: AccountPool,
+        clock: Clock,
+        credentials: tuple[Secret, ...] = (),
     ) -> None:
         self.name = name
         self.config = config
+        self.credentials = credentials
+        """Of its accounts and headers, as they were read."""
         self.backend = backend
         self.accounts = accounts
         self.breaker = Breaker(clock=clock)
@@ -89,7 +98,8 @@ class Fleet:
         before: "Fleet | None" = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """A model whose configuration is the same as in `before` keeps its limits and breaker.
+        """A model whose configuration and secrets are the same as in `before` keeps its limits and
+        breaker.
 
         Raises ConfigError where a secret or script that the configuration names is missing.
         """
@@ -97,13 +107,14 @@ class Fleet:
         self.is_scripted = not config.models
         for name, model in (config.models or SCRIPTED).items():
             old = before.members.get(name) if before else None
-            if old is not None and old.config == model:
+            secrets = [resolve(reference, root) for reference in model.accounts]
+            credentials = (*secrets, *header_secrets(name, model, root))
+            if old is not None and old.config == model and _same(old.credentials, credentials):
                 self.members[name] = old
                 continue
-            secrets = [resolve(reference, root) for reference in model.accounts]
             backend = make_backend(name, model, client, root)
             accounts = AccountPool(secrets, model, clock)
-            self.members[name] = Member(name, model, backend, accounts, clock)
+            self.members[name] = Member(name, model, backend, accounts, clock, credentials)
         aliases = config.serve.aliases
         self._exact = {name: name for name in (*self.members, ROUTED)}
         self._exact |= {a: t for a, t in aliases.items() if not _is_glob(a)}
@@ -111,6 +122,11 @@ class Fleet:
 
     def of_role(self, role: str) -> Iterator[Member]:
         return (member for member in self.members.values() if member.config.role == role)
+
+    @property
+    def secrets(self) -> set[str]:
+        """All that its models are asked with: for who keeps them out of records."""
+        return {each.reveal() for member in self.members.values() for each in member.credentials}
 
     @property
     def roles(self) -> dict[str, str]:
@@ -142,6 +158,11 @@ class Fleet:
 
     async def close(self) -> None:
         await asyncio.gather(*(member.backend.close() for member in self.members.values()))
+
+
+def _same(before: tuple[Secret, ...], now: tuple[Secret, ...]) -> bool:
+    """A reference stays what it is when the file or variable behind it changes."""
+    return [each.reveal() for each in before] == [each.reveal() for each in now]
 
 
 def _is_glob(alias: str) -> bool:

@@ -17,7 +17,7 @@ import structlog
 import uvicorn
 
 from twin.backends.http import HttpClient
-from twin.backends.secrets import resolve
+from twin.backends.secrets import Secret, resolve
 from twin.config import Config
 from twin.errors import ConfigError, TwinError, UsageError
 from twin.serve import logs
@@ -31,13 +31,14 @@ from twin.serve.keyring import Keyring
 from twin.serve.ledger import Ledger
 from twin.serve.recording import Recording
 from twin.serve.redact import Redactor
+from twin.serve.reload import needs_restart
 from twin.serve.scribe import Scribe
 from twin.serve.side import Side
 from twin.serve.telemetry import Tracing, provider_for
 from twin.specialists.router import Router
 from twin.store.database import Store, journal_folder
-from twin.store.ingest import Ingest
 from twin.store.journal import Journal
+from twin.store.unread import spend_of
 
 log = structlog.get_logger("twin.serve")
 
@@ -79,16 +80,18 @@ class Service:
         the address."""
         host = self.config.serve.host if host is None else host
         port = self.config.serve.port if port is None else port
-        self.requires_keys = self._check_door(host)
+        self.host = host
+        self.requires_keys = self._check_door(self.config)
         with (
             contextlib.closing(_bind(host, port)) as door,
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
             runner.run(self._main(door, host, verbose, ready))
 
-    def _check_door(self, host: str) -> bool:
+    def _check_door(self, config: Config) -> bool:
         """Whether keys are needed. Raises ConfigError where they are and there is none."""
-        if _is_loopback(host) and not self.config.serve.require_keys:
+        host = self.host
+        if _is_loopback(host) and not config.serve.require_keys:
             return False
         if not self.store.keys.active():
             raise ConfigError(
@@ -107,17 +110,20 @@ class Service:
         config = self.config
         _take_all_files()
         folder = journal_folder(self.root)
-        await asyncio.to_thread(_catch_up, self.store, folder)
+        self._began_with = config
         self.client = HttpClient(
             max_connections_per_host=config.serve.max_concurrency,
             max_response_bytes=config.serve.max_response_bytes,
         )
         self.fleet = Fleet(config, self.root, self.client)
         ledger = Ledger(config.budget)
-        ledger.begin_with(self.store.calls.spend(ledger.month), self.fleet.roles)
+        spends = await asyncio.to_thread(spend_of, self.store, folder, ledger.month)
+        ledger.begin_with(spends, self.fleet.roles)
         keyring = Keyring()
         keyring.load(self.store.keys.all())
-        scribe = Scribe(Journal(folder), config.record, Redactor(config.record.redact), _alarm)
+        admin_key = resolve(config.serve.admin_key, self.root) if config.serve.admin_key else None
+        redactor = _redactor(config, self.fleet, admin_key)
+        scribe = Scribe(Journal(folder), config.record, redactor, _alarm)
         self.gateway = Gateway(
             config=config,
             fleet=self.fleet,
@@ -130,17 +136,16 @@ class Service:
         if config.inject.enabled:
             self.gateway.injector.warm()
         self.gateway.requires_keys = self.requires_keys
-        self.gateway.observers.append(logs.call_logger(verbose=verbose))
+        self.gateway.observers.append(logs.call_logger(verbose=verbose, clean=self._clean))
         tracing = None
         if config.serve.otlp_endpoint:
             tracing = Tracing(provider_for(config.serve.otlp_endpoint), config.models)
             self.gateway.observers.append(tracing.observe)
         self.recording = Recording(self.root, config)
         self.gateway.metrics.gauges.append(self._gauges)
-        admin_key = resolve(config.serve.admin_key, self.root) if config.serve.admin_key else None
-        self.side = Side(self.gateway, self._problems)
-        admin = Admin(self.gateway, lambda: self.store, self.reload, admin_key, self.root)
-        app = App(self.gateway, self.side, admin)
+        self.admin = Admin(self.gateway, lambda: self.store, self.reload, admin_key, self.root)
+        self.side = Side(self.gateway, self._warnings, self.admin.is_admin)
+        app = App(self.gateway, self.side, self.admin)
         server = _Uvicorn(
             uvicorn.Config(
                 app,
@@ -158,7 +163,7 @@ class Service:
             )
         )
         self._listen_to_signals(server)
-        keys = asyncio.create_task(self._keep_keys(admin))
+        keys = asyncio.create_task(self._keep_keys(self.admin))
         connections = asyncio.create_task(look_after(server.server_state))
         self.recording.start()
         _calm_collector()
@@ -195,14 +200,21 @@ class Service:
         loop.add_signal_handler(signal.SIGHUP, reload)
 
     async def reload(self) -> None:
-        """Reads the configuration again; calls under way go on with the old one. Raises TwinError,
-        and then nothing has changed. Host, port and store stay as they were at the start."""
+        """Reads the configuration and its secrets again; calls under way go on with the old ones.
+        Raises TwinError, and then nothing has changed. What `needs_restart` names stays as it was
+        at the start."""
         config = await asyncio.to_thread(self._load)
+        requires_keys = await asyncio.to_thread(self._check_door, config)
         fleet = Fleet(config, self.root, self.client, before=self.fleet)
-        redactor = Redactor(config.record.redact)
+        admin_key = resolve(config.serve.admin_key, self.root) if config.serve.admin_key else None
+        redactor = _redactor(config, fleet, admin_key)
         router = await asyncio.to_thread(self._router)
         self.config, self.fleet = config, fleet
         self.gateway.adopt(config, fleet, router, redactor)
+        self.gateway.requires_keys = self.requires_keys = requires_keys
+        self.admin.secret = admin_key
+        if keys := needs_restart(self._began_with, config):
+            log.warning("restart_needed", keys=keys)
 
     async def _reload_and_say(self) -> None:
         try:
@@ -232,9 +244,13 @@ class Service:
                     log.warning("keys_not_read", why=str(error))
                 failed = True
 
-    def _problems(self) -> list[str]:
+    def _warnings(self) -> list[str]:
+        """What is wrong while calls are answered and recorded in the journal."""
         problem = self.recording.problem
         return [problem] if problem else []
+
+    def _clean(self, text: str) -> str:
+        return self.gateway.scribe.redactor.clean_text(text)
 
     def _gauges(self) -> list[tuple[str, str, dict[str, str], float]]:
         gateway, status = self.gateway, self.recording.status
@@ -286,10 +302,9 @@ def _alarm(message: str) -> None:
     log.error("recording", message=message)
 
 
-def _catch_up(store: Store, folder: Path) -> None:
-    """Moves what an earlier run left behind into the store, for a while; the recorder goes on."""
-    with contextlib.suppress(TwinError):
-        Ingest(store, folder).drain()
+def _redactor(config: Config, fleet: Fleet, admin_key: Secret | None) -> Redactor:
+    secrets = {*fleet.secrets, admin_key.reveal()} if admin_key else fleet.secrets
+    return Redactor(config.record.redact, secrets)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

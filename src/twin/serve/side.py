@@ -11,7 +11,7 @@ from twin.config import ROUTED
 from twin.errors import BadRequest
 from twin.records import Feedback
 from twin.serve.gateway import Gateway
-from twin.serve.keyring import secret_in
+from twin.serve.keyring import Holder, secret_in
 from twin.serve.refusal import Refusal
 
 Answer = tuple[int, object]
@@ -27,11 +27,18 @@ class _FeedbackBody(msgspec.Struct, forbid_unknown_fields=True):
 class Side:
     """The endpoints that ask no model."""
 
-    def __init__(self, gateway: Gateway, problems: Callable[[], list[str]]) -> None:
-        """`problems` gives a sentence for everything that keeps the gateway from being ready."""
+    def __init__(
+        self,
+        gateway: Gateway,
+        warnings: Callable[[], list[str]],
+        is_admin: Callable[[dict[bytes, bytes]], bool] = lambda headers: False,
+    ) -> None:
+        """`warnings` gives a sentence for everything that is wrong and stops no call; `is_admin`
+        says whether a request brings the admin key."""
         self.gateway = gateway
         self.is_draining = False
-        self._problems = problems
+        self._warnings = warnings
+        self._is_admin = is_admin
         self._began = int(time.time())
 
     async def health(self, headers: dict[bytes, bytes], body: bytes) -> Answer:
@@ -39,10 +46,11 @@ class Side:
         return 200, {"status": "ok"}
 
     async def ready(self, headers: dict[bytes, bytes], body: bytes) -> Answer:
-        """Calls can be answered and recorded."""
-        problems = self._problems()
+        """Calls can be answered and recorded: in the journal, whatever the store does meanwhile. To
+        strangers only yes or no."""
+        problems: list[str] = []
         if self.is_draining:
-            problems = ["The gateway is shutting down.", *problems]
+            problems = ["The gateway is shutting down."]
         if self.gateway.scribe.failure:
             problems = [*problems, f"Calls cannot be recorded: {self.gateway.scribe.failure}"]
         open_breakers = [
@@ -52,10 +60,31 @@ class Side:
         ]
         if open_breakers and len(open_breakers) == len(self.gateway.fleet.members):
             problems = [*problems, "Every model has failed repeatedly and rests."]
-        state = {"problems": problems, "resting": open_breakers}
-        if problems:
-            return 503, {"status": "not ready", **state}
-        return 200, {"status": "ready", **state}
+        status, word = (503, "not ready") if problems else (200, "ready")
+        if not self._is_known(headers):
+            return status, {"status": word}
+        return status, {
+            "status": word,
+            "problems": problems,
+            "warnings": self._warnings(),
+            "resting": open_breakers,
+        }
+
+    async def metrics(self, headers: dict[bytes, bytes]) -> bytes:
+        """Figures for Prometheus. They name models and tell what they cost: raises Refusal (401)
+        where keys are needed and none is sent."""
+        if not self._is_known(headers):
+            self.gateway.keyring.find(headers)
+        return self.gateway.metrics.exposition()
+
+    def _is_known(self, headers: dict[bytes, bytes]) -> bool:
+        if not self.gateway.requires_keys or self._is_admin(headers):
+            return True
+        try:
+            self.gateway.keyring.find(headers)
+        except Refusal:
+            return False
+        return True
 
     async def models(self, headers: dict[bytes, bytes], body: bytes) -> Answer:
         """The names that can be asked for, in the shape that the client's family expects."""
@@ -78,7 +107,9 @@ class Side:
 
     async def feedback(self, headers: dict[bytes, bytes], body: bytes) -> Answer:
         """What somebody thinks of a call; joined to it by its number."""
-        holder = self._who(headers)
+        holder = self._holder(headers)
+        if holder is not None:
+            holder.begin(0)  # it is written and kept as a call is
         try:
             said = msgspec.json.decode(body, type=_FeedbackBody)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -107,7 +138,7 @@ class Side:
             score=said.score,
             comment=said.comment,
             demonstration=said.demonstration,
-            key_id=holder,
+            key_id=holder.key.key_id if holder else "",
         )
         self.gateway.scribe.write(entry)
         await self.gateway.scribe.durable()
@@ -115,7 +146,7 @@ class Side:
 
     async def count_tokens(self, headers: dict[bytes, bytes], body: bytes) -> Answer:
         """An estimate, a quarter of the characters: the models here have different tokenizers."""
-        self._who(headers)
+        self._holder(headers)
         try:
             read_request("messages", body)
         except BadRequest as error:
@@ -129,10 +160,10 @@ class Side:
             names = [name for name in names if holder.may_ask(name)]
         return names
 
-    def _who(self, headers: dict[bytes, bytes]) -> str:
+    def _holder(self, headers: dict[bytes, bytes]) -> Holder | None:
         if self.gateway.requires_keys or secret_in(headers).startswith(b"twin-"):
-            return self.gateway.keyring.find(headers).key.key_id
-        return ""
+            return self.gateway.keyring.find(headers)
+        return None
 
     def _for_openai(self, name: str) -> dict[str, object]:
         return {"id": name, "object": "model", "created": self._began, "owned_by": "twin"}
