@@ -20,6 +20,7 @@ from twin.backends.dialects import (
 )
 from twin.backends.dialects.answer import answer_in, answer_of
 from twin.backends.dialects.blocks import Json, answer_object
+from twin.backends.dialects.estimate import estimated_tokens
 from twin.backends.dialects.faults import error_body, error_event, error_type
 from twin.backends.dialects.inject import put_before
 from twin.backends.dialects.question import question
@@ -44,6 +45,7 @@ __all__ = [
     "error_body",
     "error_event",
     "error_type",
+    "estimated_tokens",
     "put_before",
     "question",
     "read_request",
