@@ -38,7 +38,9 @@ Handler = Callable[[dict[bytes, bytes], bytes], Awaitable[tuple[int, object]]]
 log = structlog.get_logger("twin.serve")
 
 MAX_BODIES_AT_ONCE = 16
-"""As many bodies of the largest size may be on their way in together; more wait for no memory."""
+"""As many bodies of the largest size may be here together, arriving or being answered."""
+MAX_HELD_BYTES = 1_000_000_000
+"""Of all bodies together, however large one may be."""
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -49,7 +51,8 @@ class App:
         self.gateway = gateway
         self.side = side
         self.admin = admin
-        self._num_pending_bytes = 0
+        self._num_held_bytes = 0
+        """Of bodies that are arriving or being answered."""
         self._get: dict[str, Handler] = {
             "/health": side.health,
             "/ready": side.ready,
@@ -76,7 +79,10 @@ class App:
             if dialect is not None and scope["method"] == "POST":
                 body = await self._body(headers, receive)
                 if body is not None:
-                    await self.gateway.answer(dialect, body, headers, client)
+                    try:
+                        await self.gateway.answer(dialect, body, headers, client)
+                    finally:
+                        self._num_held_bytes -= len(body)
                 return
             await self._beside(scope, path, dialect, headers, receive, client)
         except Refusal as refusal:
@@ -109,7 +115,8 @@ class App:
         return self.gateway.config.serve.max_body_bytes
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
-        """The whole body, within the limit; None where the client hung up while sending it."""
+        """The whole body, within the limit; None where the client hung up while sending it. Its
+        bytes are counted as held: whoever gets it lets go of them."""
         limit = self.max_body_bytes
         announced = headers.get(b"content-length", b"0")
         if len(announced) > 18 or int(announced) > limit:
@@ -126,6 +133,7 @@ class App:
             return None
         first: bytes = message.get("body", b"")
         if not message.get("more_body", False):
+            self._hold(len(first))
             return first
         if self.gateway.requires_keys:
             # Before anything large is kept: strangers could fill the memory. Admins have a key of
@@ -135,31 +143,38 @@ class App:
 
     async def _rest(self, first: bytes, receive: Receive, limit: int) -> bytes | None:
         """A body that did not come in one piece."""
+        self._hold(len(first))
         parts = [first]
         size = len(first)
-        self._num_pending_bytes += size
+        is_whole = False
         try:
-            while True:
+            while not is_whole:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return None
                 part: bytes = message.get("body", b"")
-                size += len(part)
-                self._num_pending_bytes += len(part)
-                if size > limit:
+                if size + len(part) > limit:
                     raise self._too_large(limit)
-                if self._num_pending_bytes > MAX_BODIES_AT_ONCE * limit:
-                    raise Refusal(
-                        503,
-                        "overloaded",
-                        "Too many large requests are on their way in. Try again later.",
-                        retry_after_s=1.0,
-                    )
+                self._hold(len(part))
+                size += len(part)
                 parts.append(part)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
+                is_whole = not message.get("more_body", False)
+            return b"".join(parts)
         finally:
-            self._num_pending_bytes -= size
+            if not is_whole:
+                self._num_held_bytes -= size
+
+    def _hold(self, num_bytes: int) -> None:
+        """Raises Refusal (503) where that is more than may be in memory at once."""
+        allowed = min(MAX_HELD_BYTES, MAX_BODIES_AT_ONCE * self.max_body_bytes)
+        if num_bytes and self._num_held_bytes + num_bytes > allowed:
+            raise Refusal(
+                503,
+                "overloaded",
+                f"The requests under way are {allowed / 1e6:,.0f} MB already. Try again later.",
+                retry_after_s=1.0,
+            )
+        self._num_held_bytes += num_bytes
 
     @staticmethod
     def _too_large(limit: int) -> Refusal:
@@ -191,7 +206,10 @@ class App:
         body = await self._body(headers, receive)
         if body is None:
             return
-        status, answer = await handler(headers, body)
+        try:
+            status, answer = await handler(headers, body)
+        finally:
+            self._num_held_bytes -= len(body)
         payload = b"" if answer is None else msgspec.json.encode(answer)
         await client.respond(status, [], payload)
 
