@@ -6,7 +6,7 @@ import pytest
 
 from twin.config import BudgetConfig, ModelConfig, Price
 from twin.records import Spend, Usage, VirtualKey
-from twin.serve.ledger import Ledger, cost_usd
+from twin.serve.ledger import USUAL_ANSWER, Ledger, cost_usd, expected_usd
 from twin.serve.refusal import Refusal
 
 PRICED = ModelConfig(provider="openai", role="reasoning", price=Price(input=1.0, output=2.0))
@@ -91,3 +91,25 @@ def test_a_key_over_its_budget_is_refused_until_the_month_ends() -> None:
         ledger.check_key(key, 0.05)
     assert caught.value.status == 429
     assert caught.value.headers() == [(b"retry-after", b"3600")]
+
+
+OUTPUT_ONLY = ModelConfig(
+    provider="openai", role="reasoning", price=Price(input=0.0, output=2.0), monthly_usd=0.0
+)
+
+
+def test_a_priced_model_is_over_a_limit_that_is_reached_however_little_is_expected() -> None:
+    ledger = Ledger(BudgetConfig(), Now("2026-11-21"))
+    assert "`big` (0 USD)" in ledger.why_not("big", OUTPUT_ONLY, 0.0)
+    ledger = Ledger(BudgetConfig(total=1.0), Now("2026-11-21"))
+    assert ledger.why_not("big", PRICED, 0.0) == ""
+    ledger.reserve("big", PRICED, "", 1.0)
+    assert "all models" in ledger.why_not("big", PRICED, 0.0)
+    assert ledger.why_not("small", FREE, 0.0) == "", "what costs nothing may go on"
+
+
+def test_an_answer_without_a_bound_is_expected_to_cost_something() -> None:
+    assert expected_usd(OUTPUT_ONLY, 100, None) == pytest.approx(2e-6 * USUAL_ANSWER)
+    assert expected_usd(PRICED, 100, None) == pytest.approx(1e-6 * 100 + 2e-6 * USUAL_ANSWER)
+    assert expected_usd(PRICED, 100, 10) == pytest.approx(1e-6 * 100 + 2e-6 * 10)
+    assert expected_usd(FREE, 100, None) == 0.0

@@ -33,6 +33,23 @@ def cost_usd(model: ModelConfig, usage: Usage) -> float:
 _Sums = tuple[float, dict[str, float], dict[str, float], dict[str, float]]
 
 
+USUAL_ANSWER = 1_000
+"""Tokens of an answer whose length nobody has bounded: more than most have."""
+
+
+def is_priced(model: ModelConfig) -> bool:
+    return model.price.input != 0 or model.price.output != 0
+
+
+def expected_usd(model: ModelConfig, num_prompt_tokens: int, max_tokens: int | None) -> float:
+    """What a call will cost at most or about, before it is made."""
+    if not is_priced(model):
+        return 0.0
+    num_completion = USUAL_ANSWER if max_tokens is None else max_tokens
+    usage = Usage(num_prompt_tokens=num_prompt_tokens, num_completion_tokens=num_completion)
+    return cost_usd(model, usage)
+
+
 class Reservation:
     """What a call under way is expected to cost; `Ledger.settle` ends it."""
 
@@ -86,15 +103,17 @@ class Ledger:
         if self._has_none and model.monthly_usd is None:
             return ""
         self._turn()
+        costs = is_priced(model)
         if model.monthly_usd is not None and self._over(
-            self.by_model.get(name, 0.0), expected, model.monthly_usd
+            self.by_model.get(name, 0.0), expected, model.monthly_usd, costs
         ):
             return f"the monthly budget of `{name}` ({model.monthly_usd:g} USD) is used up"
         limit = getattr(self.budget, model.role) if model.role in _ROLES_WITH_BUDGET else None
-        if limit is not None and self._over(self.by_role.get(model.role, 0.0), expected, limit):
+        spent = self.by_role.get(model.role, 0.0)
+        if limit is not None and self._over(spent, expected, limit, costs):
             return f"the monthly budget of {model.role} models ({limit:g} USD) is used up"
         total = self.budget.total
-        if total is not None and expected > 0 and self._over(self.total, expected, total):
+        if total is not None and costs and self._over(self.total, expected, total, costs):
             return f"the monthly budget of all models ({total:g} USD) is used up"
         return ""
 
@@ -102,7 +121,9 @@ class Ledger:
         """Raises Refusal where the key's own budget is used up."""
         self._turn()
         spent = self.by_key.get(key.key_id, 0.0)
-        if key.monthly_usd is not None and self._over(spent, expected, key.monthly_usd):
+        if key.monthly_usd is not None and self._over(
+            spent, expected, key.monthly_usd, expected > 0
+        ):
             raise Refusal(
                 429,
                 "insufficient_quota",
@@ -128,9 +149,10 @@ class Ledger:
             self._add(reserved.model, reserved.role, reserved.key_id, change)
 
     @staticmethod
-    def _over(spent: float, expected: float, limit: float) -> bool:
-        # A call that costs nothing passes until the limit itself is crossed by others.
-        return spent + expected > limit if expected > 0 else spent > limit
+    def _over(spent: float, expected: float, limit: float, costs: bool) -> bool:
+        # A call that costs nothing passes until the limit itself is crossed by others. One that
+        # costs does so however little is expected of it.
+        return spent + expected > limit or (costs and spent >= limit)
 
     def _add(self, model: str, role: str, key_id: str, amount: float) -> None:
         self.total += amount
