@@ -35,10 +35,10 @@ def test_without_a_configuration_it_serves_the_scripted_model_and_says_how_to_ad
         text=True,
     )
     assert process.stdout is not None
-    first = process.stdout.readline()
+    out = "".join(process.stdout.readline() for _ in range(4))
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert "Serving twin, scripted at http://127.0.0.1:" in first
+    _, err = process.communicate(timeout=60)
+    assert "Serving twin, scripted at http://127.0.0.1:" in out
     assert "base_url" in out
     assert "[models.small]" in err
     assert process.returncode == 0

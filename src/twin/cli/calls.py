@@ -48,6 +48,7 @@ def command() -> None:
     \b
     Example:
       twin calls
+      twin calls --json
       twin calls "retry delay" --escalated --since 2d
       twin calls show call_0123456789abcdef0123456789abcdef
     """

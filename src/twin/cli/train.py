@@ -28,6 +28,7 @@ def command() -> None:
     \b
     Example:
       twin train router
+      twin train router --json
     """
 
 

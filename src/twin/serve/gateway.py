@@ -18,6 +18,7 @@ from twin.backends.dialects import (
     answer_of,
     error_body,
     error_event,
+    estimated_tokens,
     put_before,
     question,
     read_request,
@@ -32,7 +33,6 @@ from twin.records import (
     DialectName,
     Judgement,
     Question,
-    Usage,
 )
 from twin.serve import judge, route
 from twin.serve.asking import Opened, Unanswered, ask, question_for
@@ -42,7 +42,7 @@ from twin.serve.fleet import MAX_NAME, Fleet, Member
 from twin.serve.handoff import as_prefix, handoff
 from twin.serve.inject import NOTHING, Context, Injector
 from twin.serve.keyring import Keyring, secret_in
-from twin.serve.ledger import Ledger, cost_usd
+from twin.serve.ledger import Ledger, cost_usd, expected_usd
 from twin.serve.limits import Admission
 from twin.serve.metrics import Metrics
 from twin.serve.redact import Redactor
@@ -189,7 +189,7 @@ class Gateway:
             raise Refusal(400, "invalid_request_error", str(error)) from error
         exchange.head = head
         exchange.asked_model = head.model[:MAX_NAME]
-        exchange.num_prompt_tokens = len(exchange.body) // 4
+        exchange.num_prompt_tokens = estimated_tokens(exchange.body)
         session = headers.get(b"x-twin-session")
         exchange.session = (
             session.decode("latin-1")[:200]
@@ -318,15 +318,9 @@ class Gateway:
 
     def _expected(self, exchange: Exchange, member: Member) -> float:
         """What the call will cost at most or about, in USD."""
-        if member.is_free:
-            return 0.0
         head = exchange.head
-        assert head is not None
-        usage = Usage(
-            num_prompt_tokens=exchange.num_prompt_tokens,
-            num_completion_tokens=head.max_tokens or 0,
-        )
-        return cost_usd(member.config, usage)
+        max_tokens = head.max_tokens if head is not None else None
+        return expected_usd(member.config, exchange.num_prompt_tokens, max_tokens)
 
     def _hand_over(
         self,

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from twin.backends.dialects import (
     StreamTranslator,
+    estimated_tokens,
     stream_translator,
     translate_response,
     usage_of,
@@ -80,7 +81,7 @@ def usage_for(opened: Opened, data: bytes, is_stream: bool) -> Usage:
     if usage is not None:
         return usage
     return Usage(
-        num_prompt_tokens=len(opened.question.body) // 4,
+        num_prompt_tokens=estimated_tokens(opened.question.body),
         # Most of a stream's bytes are its own frames: about one token an event.
         num_completion_tokens=data.count(b"\ndata:") if is_stream else len(data) // 4,
         is_estimated=True,
