@@ -217,7 +217,14 @@ DOCUMENT: Schema = {
             "get": {
                 "summary": "Figures for Prometheus",
                 "responses": {
-                    "200": {"description": "Figures.", "content": {"text/plain": {"schema": _TEXT}}}
+                    "200": {
+                        "description": "Figures.",
+                        "content": {"text/plain": {"schema": _TEXT}},
+                    },
+                    "401": {
+                        "description": _REFUSALS["401"],
+                        "content": {"application/json": {"schema": _ERROR}},
+                    },
                 },
             }
         },
