@@ -374,7 +374,7 @@ class Gateway:
         verifier = self.fleet.members.get(self.config.route.verifier)
         if verifier is None or judgement.confidence < limit:
             return judgement
-        expected = self._expected(exchange, verifier)
+        expected = expected_usd(verifier.config, exchange.num_prompt_tokens, judge.MAX_GRADE_TOKENS)
         if self.ledger.why_not(verifier.name, verifier.config, expected):
             return judgement
         if exchange.holder is not None:

@@ -29,6 +29,7 @@ _GRADER = (
     "that was asked."
 )
 MAX_GRADED_CHARS = 20_000
+MAX_GRADE_TOKENS = 8
 _NUMBER = re.compile(r"(?:0|1)(?:\.\d+)?|\.\d+")
 
 
@@ -74,7 +75,7 @@ async def verified(
                 f"<answer>\n{answer.text[:MAX_GRADED_CHARS]}\n</answer>",
             },
         ],
-        "max_tokens": 8,
+        "max_tokens": MAX_GRADE_TOKENS,
     }
     grading = Exchange("chat", msgspec.json.encode(body), exchange.call_id)
     grading.began = exchange.began
