@@ -139,7 +139,9 @@ class Service:
         self.gateway.observers.append(logs.call_logger(verbose=verbose, clean=self._clean))
         tracing = None
         if config.serve.otlp_endpoint:
-            tracing = Tracing(provider_for(config.serve.otlp_endpoint), config.models)
+            provider = provider_for(config.serve.otlp_endpoint)
+            clean = self.gateway.scribe.redactor.clean_text
+            tracing = Tracing(provider, config.models, clean)
             self.gateway.observers.append(tracing.observe)
         self.recording = Recording(self.root, config)
         self.gateway.metrics.gauges.append(self._gauges)

@@ -6,6 +6,7 @@ Source of the names: https://opentelemetry.io/docs/specs/semconv/gen-ai/
 """
 
 from collections.abc import Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from twin import __version__
@@ -53,8 +54,15 @@ def provider_for(endpoint: str) -> "TracerProvider":
 class Tracing:
     """Turns calls that are over into spans."""
 
-    def __init__(self, provider: "TracerProvider", models: dict[str, ModelConfig]) -> None:
+    def __init__(
+        self,
+        provider: "TracerProvider",
+        models: dict[str, ModelConfig],
+        clean: Callable[[str], str],
+    ) -> None:
+        """`clean` takes secrets out of names that callers choose."""
         self.models = models
+        self._clean = clean
         self._provider = provider
         self._tracer = provider.get_tracer("twin.serve", __version__)
 
@@ -63,17 +71,18 @@ class Tracing:
         from opentelemetry import trace
 
         operation = _OPERATIONS[exchange.dialect]
+        asked = self._clean(exchange.asked_model)
         parent = self._tracer.start_span(
-            f"{operation} {exchange.asked_model}",
+            f"{operation} {asked}",
             kind=trace.SpanKind.SERVER,
             start_time=_ns(exchange.at),
             context=_context_of(exchange.traceparent),
             attributes=_known(
                 {
                     "gen_ai.operation.name": operation,
-                    "gen_ai.request.model": exchange.asked_model,
+                    "gen_ai.request.model": asked,
                     "gen_ai.response.model": exchange.model,
-                    "gen_ai.conversation.id": exchange.session,
+                    "gen_ai.conversation.id": self._clean(exchange.session),
                     "http.response.status_code": status,
                     "twin.call_id": exchange.call_id,
                     "twin.outcome": outcome,
