@@ -149,7 +149,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     fallback: tuple[str, ...] = ()
     """Models to ask in this order where this one was named and cannot answer."""
     inject: bool = True
-    """Whether this model receives injected context, where `[inject]` is on."""
+    """Whether this model may receive injected context; where false, no header changes that."""
     script: str = ""
     """Only for `scripted`: a JSONL file of answers to replay."""
 
