@@ -135,7 +135,8 @@ class Client:
             self._tally.without_number += 1
         elif status != 413:  # refused before there was a call
             self._tally.whole.append(found[1])
-        if "\r\nconnection: close" in head:
+        if "\r\nconnection: close" in head or kind == "announced-too-large":
+            # The body that was announced never went out: the connection can serve nothing more.
             self._hang_up()
         return str(status)
 
