@@ -6,29 +6,17 @@ What each step does stands in the modules it calls. Runs in one event loop; noth
 
 import asyncio
 import contextlib
-import hashlib
-import zlib
-from collections.abc import Callable
 
-import msgspec
 import structlog
 
 from twin.backends.dialects import (
-    RequestHead,
     answer_of,
-    error_body,
-    error_event,
-    estimated_tokens,
     put_before,
     question,
-    read_request,
-    stream_from_whole,
 )
 from twin.config import ROUTED, Config
 from twin.errors import BackendError, BadRequest, Untranslatable
 from twin.records import (
-    AttemptOutcome,
-    CallOutcome,
     Classification,
     DialectName,
     Judgement,
@@ -36,27 +24,23 @@ from twin.records import (
 )
 from twin.serve import judge, route
 from twin.serve.asking import Opened, Unanswered, ask, question_for
-from twin.serve.client import Client, HangUp, Headers, Watch
+from twin.serve.client import Client, HangUp, Watch
+from twin.serve.delivery import Delivery
 from twin.serve.exchange import Exchange
-from twin.serve.fleet import MAX_NAME, Fleet, Member
+from twin.serve.fleet import Fleet, Member
 from twin.serve.handoff import as_prefix, handoff
 from twin.serve.inject import NOTHING, Context, Injector
 from twin.serve.keyring import Keyring, secret_in
 from twin.serve.ledger import Ledger, cost_usd, expected_usd
 from twin.serve.limits import Admission
 from twin.serve.metrics import Metrics
+from twin.serve.reception import read_head
 from twin.serve.redact import Redactor
 from twin.serve.refusal import Refusal
-from twin.serve.relay import Stream, headers_for, payload_of, succeed, usage_for
 from twin.serve.scribe import Scribe
 from twin.specialists.router import Router
 
 log = structlog.get_logger("twin.serve")
-
-_PASSED_ON = frozenset({b"anthropic-beta", b"openai-beta"})
-"""Headers by which clients switch on features of a provider."""
-_NO_BODY_KEPT = 4_096
-"""Bytes kept of a request that was refused for its form."""
 
 
 class Gateway:
@@ -85,8 +69,7 @@ class Gateway:
         self.admission = Admission(config.serve)
         self.watch = Watch()
         self.requires_keys = config.serve.require_keys
-        self.observers: list[Callable[[Exchange, CallOutcome, int], None]] = []
-        """Told of each call that is over: tracing, logs."""
+        self.delivery = Delivery(scribe, self.metrics)
 
     def adopt(self, config: Config, fleet: Fleet, router: Router, redactor: Redactor) -> None:
         """Goes on with another configuration; calls under way finish with the one they have."""
@@ -114,14 +97,14 @@ class Gateway:
             entered = True
             await self._answer(exchange, headers, client)
         except Refusal as refusal:
-            await self._refuse(exchange, refusal, client)
+            await self.delivery.refuse(exchange, refusal, client)
         except (BadRequest, Untranslatable) as error:
             said = Refusal(400, "invalid_request_error", str(error))
-            await self._refuse(exchange, said, client)
+            await self.delivery.refuse(exchange, said, client)
         except HangUp:
-            self._cancelled(exchange)
+            self.delivery.cancelled(exchange)
         except asyncio.CancelledError:
-            self._cancelled(exchange, "" if client.is_gone else "The gateway shut down.")
+            self.delivery.cancelled(exchange, "" if client.is_gone else "The gateway shut down.")
             if not client.is_gone:
                 raise
         except Exception as error:
@@ -129,7 +112,7 @@ class Gateway:
             # without a word, nor leave the call without a record.
             log.exception("call_failed", call_id=exchange.call_id)
             sentence = f"The gateway failed ({type(error).__name__}); its log has the details."
-            await self._refuse(exchange, Refusal(500, "internal_error", sentence), client)
+            await self.delivery.refuse(exchange, Refusal(500, "internal_error", sentence), client)
         finally:
             self.watch.end(client)
             if entered:
@@ -141,7 +124,7 @@ class Gateway:
     async def _answer(
         self, exchange: Exchange, headers: dict[bytes, bytes], client: Client
     ) -> None:
-        head = self._read(exchange, headers)
+        head = read_head(exchange, headers)
         name = self.fleet.resolve(head.model)
         self._may_ask(exchange, name)
         asked: Question | None = None
@@ -180,31 +163,6 @@ class Gateway:
             with contextlib.suppress(BadRequest, Untranslatable):  # no place for it: then without
                 exchange.prepared = put_before(exchange.dialect, exchange.body, text)
                 exchange.context = items
-
-    def _read(self, exchange: Exchange, headers: dict[bytes, bytes]) -> RequestHead:
-        try:
-            head = read_request(exchange.dialect, exchange.body)
-        except BadRequest as error:
-            exchange.body = exchange.body[:_NO_BODY_KEPT]
-            raise Refusal(400, "invalid_request_error", str(error)) from error
-        exchange.head = head
-        exchange.asked_model = head.model[:MAX_NAME]
-        exchange.num_prompt_tokens = estimated_tokens(exchange.body)
-        session = headers.get(b"x-twin-session")
-        exchange.session = (
-            session.decode("latin-1")[:200]
-            if session
-            else _short(head.session) or _beginning(exchange.body)
-        )
-        exchange.preference = zlib.crc32(exchange.session.encode("utf-8", "replace"))
-        if b"x-twin-task" in headers:
-            exchange.task_id = headers[b"x-twin-task"].decode("latin-1")[:200]
-        if b"traceparent" in headers:
-            exchange.traceparent = headers[b"traceparent"].decode("latin-1")[:200]
-        if b"user-agent" in headers:
-            exchange.meta = {"user_agent": headers[b"user-agent"].decode("latin-1")[:200]}
-        exchange.forwarded = tuple((name, headers[name]) for name in _PASSED_ON if name in headers)
-        return head
 
     def _may_ask(self, exchange: Exchange, name: str) -> None:
         """Raises Refusal where the key may not ask this model, or not now."""
@@ -247,7 +205,7 @@ class Gateway:
                     if plan.is_routed and (weak is not None or not is_last):
                         failures.append(self._declined(opened))
                         continue
-                    await self._pass_error(exchange, opened, client)
+                    await self.delivery.error(exchange, opened, client)
                     return
                 exchange.model = step.member.name
                 exchange.degraded = step.is_degraded
@@ -257,23 +215,24 @@ class Gateway:
                         self._escalated(opened, judgement)
                         weak = (opened, judgement)
                         continue
-                    await self._send_judged(exchange, opened, judgement, client)
+                    await self.delivery.judged(exchange, opened, judgement, client)
                 elif opened.pieces is not None:
-                    await self._send_stream(exchange, opened, client)
+                    await self.delivery.stream(exchange, opened, client)
                 else:
-                    await self._send_whole(exchange, opened, client)
+                    await self.delivery.whole(exchange, opened, client)
                 return
             except BackendError as error:
                 # Whole JSON, and yet no answer of its dialect. Nothing has gone out of it.
                 if client.has_begun:
                     raise
+                exchange.model = ""
                 reason = f"`{step.member.name}` did not answer: {str(error).rstrip('.')}"
                 exchange.attempts.append(opened.attempt("failed", reason=reason))
                 failures.append(Unanswered(reason))
             finally:
                 await opened.close()
         if weak is not None:
-            await self._send_weak(exchange, weak, client)
+            await self.delivery.weak(exchange, weak, client)
             return
         raise _nobody(failures)
 
@@ -409,166 +368,6 @@ class Gateway:
             )
         )
 
-    async def _send_whole(self, exchange: Exchange, opened: Opened, client: Client) -> None:
-        payload = payload_of(exchange, opened)
-        if payload is not opened.first:
-            exchange.response = payload
-        exchange.first_byte_ms = exchange.ms()
-        succeed(opened, opened.first, False)
-        await self._record(exchange, "ok", 200)
-        await client.respond(200, headers_for(exchange, opened), payload)
-
-    async def _send_judged(
-        self, exchange: Exchange, opened: Opened, judgement: Judgement, client: Client
-    ) -> None:
-        succeed(opened, opened.first, False, judgement.confidence)
-        await self._send_kept(exchange, opened, client)
-
-    async def _send_weak(
-        self, exchange: Exchange, weak: tuple[Opened, Judgement], client: Client
-    ) -> None:
-        """Nobody bigger could be asked: the small one's answer is better than none, and marked."""
-        exchange.model = weak[0].member.name
-        exchange.degraded = True
-        exchange.handoff = b""
-        await self._send_kept(exchange, weak[0], client)
-
-    async def _send_kept(self, exchange: Exchange, opened: Opened, client: Client) -> None:
-        """An answer that is there as a whole, as the stream or body that the client asked for."""
-        payload = judge.without_extras(exchange, opened, payload_of(exchange, opened))
-        exchange.first_byte_ms = exchange.ms()
-        if exchange.is_stream:
-            assert exchange.head is not None
-            payload = stream_from_whole(
-                exchange.dialect, payload, include_usage=exchange.head.include_usage
-            )
-        exchange.response = payload
-        await self._record(exchange, "ok", 200)
-        headers = headers_for(exchange, opened)
-        if exchange.is_stream:
-            await client.start_stream(headers)
-            await client.piece(payload)
-            await client.end_stream()
-        else:
-            await client.respond(200, headers, payload)
-
-    async def _send_stream(self, exchange: Exchange, opened: Opened, client: Client) -> None:
-        stream = Stream(exchange, opened, client)
-        exchange.first_byte_ms = exchange.ms()
-
-        async def finish(stream: Stream) -> None:
-            exchange.response = stream.sent
-            succeed(opened, b"".join(opened.received), True)
-            await self._record(exchange, "ok", 200)
-
-        await client.start_stream(headers_for(exchange, opened))
-        try:
-            await stream.pass_on(finish)
-        except (asyncio.CancelledError, HangUp):
-            if not exchange.is_recorded:
-                exchange.response = stream.sent
-                self._add_partial(opened, "cancelled", "")
-            raise
-        except Exception as error:
-            if not isinstance(error, BackendError | Refusal):
-                log.exception("stream_failed", call_id=exchange.call_id)
-            if not exchange.is_recorded:
-                await self._broke(exchange, opened, stream, str(error), client)
-                return
-        await client.end_stream()
-
-    def _add_partial(self, opened: Opened, outcome: AttemptOutcome, reason: str) -> None:
-        """An answer that broke off: what came of it was made, and is paid for."""
-        usage = usage_for(opened, b"".join(opened.received), True)
-        cost = cost_usd(opened.member.config, usage)
-        opened.exchange.attempts.append(
-            opened.attempt(outcome, reason=reason, usage=usage, cost_usd=cost)
-        )
-
-    async def _broke(
-        self, exchange: Exchange, opened: Opened, stream: Stream, why: str, client: Client
-    ) -> None:
-        """The stream broke after its first byte: no other model may go on, so the client is told
-        in its own dialect."""
-        event = error_event(exchange.dialect, why, "upstream_failed", exchange.call_id)
-        exchange.response = None if stream.sent is None else stream.sent + event
-        opened.member.breaker.failed()
-        self._add_partial(opened, "failed", why)
-        try:
-            await self._record(exchange, "failed", 200, why)
-        except Refusal:
-            self._over(exchange, "failed", 200)
-        await client.piece(event)
-        await client.end_stream()
-
-    async def _pass_error(self, exchange: Exchange, opened: Opened, client: Client) -> None:
-        """The provider refused the request itself: the client hears it in the provider's words."""
-        exchange.model = opened.member.name
-        body = opened.first
-        if opened.dialect != exchange.dialect or not _is_object(body):
-            words = body.decode("utf-8", "replace")[:2_000]
-            body = error_body(
-                exchange.dialect, opened.status, _message_in(words), "", exchange.call_id
-            )
-            exchange.response = body
-        reason = f"refused with {opened.status}"
-        exchange.attempts.append(opened.attempt("failed", reason=reason))
-        await self._record(exchange, "refused", opened.status, reason)
-        await client.respond(opened.status, headers_for(exchange, opened), body)
-
-    async def _refuse(self, exchange: Exchange, refusal: Refusal, client: Client) -> None:
-        """The gateway's own no. Strangers without a key leave no record: they could fill the disk
-        with it."""
-        outcome: CallOutcome = "failed" if exchange.attempts else "refused"
-        body = error_body(
-            exchange.dialect, refusal.status, refusal.message, refusal.code, exchange.call_id
-        )
-        if exchange.is_recorded:
-            pass  # written, but the disk did not confirm it
-        elif refusal.status == 401 or refusal.code in ("overloaded", "recording_failed"):
-            self._over(exchange, outcome, refusal.status)
-        else:
-            exchange.response = body
-            try:
-                await self._record(exchange, outcome, refusal.status, refusal.message)
-            except Refusal:
-                self._over(exchange, outcome, refusal.status)
-        if client.has_begun:
-            return
-        headers: Headers = [*headers_for(exchange, None), *refusal.headers()]
-        await client.respond(refusal.status, headers, body)
-
-    def _cancelled(self, exchange: Exchange, why: str = "") -> None:
-        """The client hung up: what came so far is recorded. Never waits: the task is ending."""
-        if exchange.is_recorded:
-            return
-        outcome: CallOutcome = "failed" if why else "cancelled"
-        try:
-            self._write(exchange, outcome, 499, why or "The client hung up.")
-        except Refusal:
-            self._over(exchange, outcome, 499)
-
-    async def _record(
-        self, exchange: Exchange, outcome: CallOutcome, status: int, error: str = ""
-    ) -> None:
-        """Writes the call down, as durably as configured. Raises Refusal where that fails."""
-        self._write(exchange, outcome, status, error)
-        if self.config.record.sync == "disk":
-            await self.scribe.durable()
-
-    def _write(self, exchange: Exchange, outcome: CallOutcome, status: int, error: str) -> None:
-        latency_ms = exchange.ms()
-        self.scribe.write(exchange.call(outcome, status, error, latency_ms))
-        self._over(exchange, outcome, status)
-
-    def _over(self, exchange: Exchange, outcome: CallOutcome, status: int) -> None:
-        if exchange.is_recorded:
-            return  # a record that was written and could not be made durable is counted once
-        exchange.is_recorded = True
-        self.metrics.ended(exchange, outcome, status, exchange.ms())
-        for observe in self.observers:
-            observe(exchange, outcome, status)
-
 
 def _cost(exchange: Exchange) -> float:
     return sum(attempt.cost_usd for attempt in exchange.attempts)
@@ -576,49 +375,6 @@ def _cost(exchange: Exchange) -> float:
 
 def _num_completion_tokens(exchange: Exchange) -> int:
     return sum(a.usage.num_completion_tokens for a in exchange.attempts if a.usage is not None)
-
-
-def _short(session: str) -> str:
-    """A name that a caller gave, of any length: what is long ends with a digest of it all."""
-    if len(session) <= MAX_NAME:
-        return session
-    digest = hashlib.blake2b(session.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    return f"{session[: MAX_NAME - 20]}...{digest}"
-
-
-def _beginning(body: bytes) -> str:
-    """A name for the conversation: a digest of how its first user message begins, since agents
-    send the whole conversation with each call. Found without parsing, which would cost a large
-    body 50 us; where the form is unusual, of the kilobyte that follows."""
-    user = max(body.find(b'"user"'), 0)
-    value = body.find(b'"content"', user, user + 64) + len(b'"content"')
-    begins = body[user : user + 1_024]
-    if value >= len(b'"content"'):
-        if b"[" in body[value : value + 8]:  # a list of parts
-            text = body.find(b'"text":', value, value + 1_024)
-            value = text + len(b'"text":') if text >= 0 else value
-        start = body.find(b'"', value) + 1
-        # Up to a quote, escaped or not: all that counts is that it is the same each time.
-        end = body.find(b'"', start, start + 512)
-        begins = body[start : end if end >= 0 else start + 512]
-    return hashlib.blake2b(begins, digest_size=8).hexdigest()
-
-
-def _is_object(body: bytes) -> bool:
-    try:
-        msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
-
-
-def _message_in(text: str) -> str:
-    """The sentence in a provider's error body; the text itself where there is none."""
-    try:
-        found = msgspec.json.decode(text)
-        return str(found["error"]["message"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return text or "The model refused the request."
 
 
 def _nobody(failures: list[Unanswered]) -> Refusal:

@@ -136,13 +136,13 @@ class Service:
         if config.inject.enabled:
             self.gateway.injector.warm()
         self.gateway.requires_keys = self.requires_keys
-        self.gateway.observers.append(logs.call_logger(verbose=verbose, clean=self._clean))
+        self.gateway.delivery.observers.append(logs.call_logger(verbose=verbose, clean=self._clean))
         tracing = None
         if config.serve.otlp_endpoint:
             provider = provider_for(config.serve.otlp_endpoint)
             clean = self.gateway.scribe.redactor.clean_text
             tracing = Tracing(provider, config.models, clean)
-            self.gateway.observers.append(tracing.observe)
+            self.gateway.delivery.observers.append(tracing.observe)
         self.recording = Recording(self.root, config)
         self.gateway.metrics.gauges.append(self._gauges)
         self.admin = Admin(self.gateway, lambda: self.store, self.reload, admin_key, self.root)

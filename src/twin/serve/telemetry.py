@@ -5,8 +5,7 @@ thread. Holds names, counts and times; never texts. Needs the extra `otel`.
 Source of the names: https://opentelemetry.io/docs/specs/semconv/gen-ai/
 """
 
-from collections.abc import Mapping
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from twin import __version__
