@@ -99,6 +99,7 @@ def test_kill_9_under_load_loses_no_answer_that_came_whole(
         served.start()
 
 
+@pytest.mark.slow
 def test_the_recorder_may_be_killed_as_well(serving: Serving, upstream: Upstream) -> None:
     served = serving(model(upstream.url))
     load = Load(served)
@@ -124,6 +125,7 @@ def _recorders(served: Served) -> list[int]:
     return [int(line.split()[0]) for line in text.splitlines() if "recorder" in line]
 
 
+@pytest.mark.slow
 def test_a_locked_store_stops_no_traffic_and_gets_everything_afterwards(
     serving: Serving, upstream: Upstream
 ) -> None:
