@@ -280,8 +280,8 @@ class Service:
 
 
 def _calm_collector() -> None:
-    """Keeps the garbage collector from going through everything that was loaded at the start, again
-    and again: calls leave no cycles, and it took a sixth of the time of each."""
+    """Keeps the garbage collector from going through all that was loaded at the start, which holds
+    every call up for 17 ms each time. What it saves on average is too little to measure."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
