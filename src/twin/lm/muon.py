@@ -134,6 +134,6 @@ class Muon(torch.optim.Optimizer):
         if group["weight_decay"]:
             torch._foreach_mul_(weights, 1.0 - lr * group["weight_decay"])
         for (parameter, rows), update in zip(rows_of, updates, strict=True):
-            parts = zip(parameter.split(rows), update.split(rows), strict=True)
+            parts = zip(torch.split(parameter, rows), torch.split(update, rows), strict=True)
             for weight, part in parts:
                 shapes.setdefault((part.shape[0], part.shape[1]), []).append((weight, part, lr))

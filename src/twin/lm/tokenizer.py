@@ -1,4 +1,4 @@
-"""Text to numbers and back: characters, bytes or byte pairs, with control tokens of one number each.
+"""Text to numbers and back: characters, bytes or byte pairs; each control token is one number.
 
 Owns the vocabularies, their one file `tokenizer.json`, and decoding as a stream. Control tokens
 have the highest numbers, and plain text never becomes one: `encode` writes them only where it is
@@ -218,7 +218,7 @@ class ByteTokenizer(Tokenizer):
 
 
 class BpeTokenizer(Tokenizer):
-    """Byte pairs over bytes (GPT-2's pre-tokenization): every text has numbers, decoding is exact."""
+    """Byte pairs over bytes, split as GPT-2 does: every text has numbers, decoding is exact."""
 
     kind = "bpe"
 
