@@ -1,0 +1,210 @@
+"""The layers of a block: RWKV-6 time mixing, Mamba-2, the feed-forward pair, the attention anchor.
+
+Owns parameters and their starting values; the equations between the matrix products are the
+kernels'. Shape letters as in `twin.lm.config`.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twin.lm.config import SHIFT_RANK, SHIFTED, HybridConfig
+from twin.lm.kernels.composed import wide
+from twin.lm.kernels.registry import Kernels
+
+IN_GAIN = 0.5
+"""Standard deviation of input projections times sqrt(fan in)."""
+
+
+def projection(fan_in: int, fan_out: int, gain: float) -> nn.Linear:
+    """A matrix without a bias, normal with a standard deviation of gain / sqrt(fan_in)."""
+    layer = nn.Linear(fan_in, fan_out, bias=False)
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(fan_in))
+    return layer
+
+
+def out_gain(config: HybridConfig) -> float:
+    """What adds to the residual stream starts small, so that its variance does not grow with the
+    number of layers (GPT-2's rule)."""
+    return IN_GAIN / math.sqrt(2 * config.n_layers)
+
+
+class Scale(nn.Module):
+    """The learnt per-channel weight of a norm; the kernels do the norm."""
+
+    def __init__(self, width: int, *, with_bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if with_bias else None
+
+
+class Rwkv6(nn.Module):
+    """Time mixing of RWKV-6 (arXiv 2404.05892): matrix states with a decay per channel that the
+    data decides, and a bonus u for the present token."""
+
+    def __init__(self, config: HybridConfig, layer: int) -> None:
+        super().__init__()
+        width, rank = config.d_model, config.decay_rank
+        self.logw_min = config.logw_min
+        self.in_proj = projection(width, 4 * width + rank, IN_GAIN)
+        self.decay_up = nn.Linear(rank, width, bias=False)
+        nn.init.uniform_(self.decay_up.weight, -0.01, 0.01)
+        depth = layer / max(config.n_layers - 1, 1)
+        place = torch.arange(width) / max(width - 1, 1)
+        if config.decay_init == "identity":
+            base = torch.full((width,), math.log(-math.log(0.9999)))
+        else:  # RWKV-LM's RWKV-v6 demo: slow channels first, the spread grows with depth
+            base = -6 + 5 * place ** (0.7 + 1.3 * depth)
+        self.decay_base = nn.Parameter(base)
+        zigzag = ((torch.arange(width) + 1) % 3 - 1) * 0.1
+        bonus = depth * (1 - place) + zigzag
+        self.bonus = nn.Parameter(bonus.view(config.n_heads, config.head_dim))
+        self.norm = Scale(width, with_bias=True)
+        self.out_proj = projection(width, width, out_gain(config))
+        self.groups = config.state_norm_groups
+        self.shift: TokenShift | None = None
+        if config.token_shift != "none":
+            self.shift = TokenShift(width, data_dependent=config.token_shift == "dd")
+
+    def forward(
+        self, h_BTD: Tensor, state_BHKV: Tensor, shift_BD: Tensor | None, kernels: Kernels
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The branch's output, the new state, and the last input where tokens are shifted."""
+        p_BTP, low_BTR = self._project(h_BTD, shift_BD)
+        w_BTD = F.linear(torch.tanh(low_BTR), self.decay_up.weight) + self.decay_base
+        assert self.norm.bias is not None
+        o_BTD, state = kernels.rwkv_mix(
+            p_BTP, w_BTD, self.bonus, self.norm.weight, self.norm.bias, state_BHKV,
+            logw_min=self.logw_min,
+        )  # fmt: skip
+        o_BTD = grouped_norm(o_BTD, self.groups)
+        last = wide(h_BTD[:, -1]) if self.shift is not None and h_BTD.shape[1] else shift_BD
+        return self.out_proj(o_BTD), state, last
+
+    def _project(self, h_BTD: Tensor, shift_BD: Tensor | None) -> tuple[Tensor, Tensor]:
+        width = h_BTD.shape[-1]
+        if self.shift is None:
+            p = self.in_proj(h_BTD)
+            return p, p[..., 4 * width :]
+        assert shift_BD is not None
+        rows = self.in_proj.weight.split([width] * 4 + [self.decay_up.in_features])
+        mixed = self.shift(h_BTD, shift_BD)
+        parts = [F.linear(x, row) for x, row in zip(mixed, rows, strict=True)]
+        return torch.cat(parts[:4], dim=-1), parts[4]
+
+
+class TokenShift(nn.Module):
+    """Mixes each token with the one before, separately for r, k, v, g and the decay: by learnt
+    shares (RWKV-4) or by shares that the data decides (RWKV-6, eq. 14-16)."""
+
+    def __init__(self, width: int, *, data_dependent: bool) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.full((SHIFTED, width), 0.5))
+        self.data_dependent = data_dependent
+        if data_dependent:
+            self.base = nn.Parameter(torch.full((width,), 0.5))
+            self.down = nn.Parameter(torch.empty(SHIFTED * SHIFT_RANK, width).uniform_(-1e-2, 1e-2))
+            self.up = nn.Parameter(torch.empty(SHIFTED, width, SHIFT_RANK).uniform_(-1e-2, 1e-2))
+
+    def forward(self, h_BTD: Tensor, shift_BD: Tensor) -> list[Tensor]:
+        before = torch.cat([shift_BD[:, None].to(h_BTD.dtype), h_BTD[:, :-1]], dim=1)
+        gap = before - h_BTD
+        shares = list(self.share.to(h_BTD.dtype))
+        if self.data_dependent:
+            low = torch.tanh(F.linear(h_BTD + gap * self.base.to(h_BTD.dtype), self.down))
+            lows = low.unflatten(-1, (SHIFTED, SHIFT_RANK)).unbind(-2)
+            shares = [
+                share + F.linear(low, up)
+                for share, low, up in zip(shares, lows, self.up, strict=True)
+            ]
+        return [h_BTD + gap * share for share in shares]
+
+
+class Mamba2(nn.Module):
+    """Mamba-2 (arXiv 2405.21060): one decay per head and token, B and C shared by all heads."""
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        inner, heads, channels = config.d_inner, config.mamba_heads, config.conv_channels
+        rows = inner + channels + heads
+        self.in_proj = projection(config.d_model, rows, IN_GAIN)
+        bound = 1 / math.sqrt(config.conv_width)
+        self.conv_weight = nn.Parameter(
+            torch.empty(channels, config.conv_width).uniform_(-bound, bound)
+        )
+        self.conv_bias = nn.Parameter(torch.zeros(channels))
+        # state-spaces/mamba: dt starts between 0.001 and 0.1, stored before its softplus.
+        dt = torch.exp(torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)))
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+        a = torch.empty(heads).uniform_(1, 16)
+        if config.a_init == "log":
+            a = torch.logspace(0, math.log10(16), heads)
+        self.a_log = nn.Parameter(torch.log(a))
+        self.skip = nn.Parameter(torch.ones(heads))
+        self.norm = Scale(inner)
+        self.out_proj = projection(inner, config.d_model, out_gain(config))
+        self.groups = config.state_norm_groups
+
+    def forward(
+        self, h_BTD: Tensor, conv_state: Tensor, ssm_state: Tensor, kernels: Kernels
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The branch's output and both new states."""
+        o_BTI, conv_state, ssm_state = kernels.mamba_mix(
+            self.in_proj(h_BTD), self.conv_weight, self.conv_bias, self.dt_bias, self.a_log,
+            self.skip, self.norm.weight, conv_state, ssm_state,
+        )  # fmt: skip
+        return self.out_proj(grouped_norm(o_BTI, self.groups)), conv_state, ssm_state
+
+
+class FeedForward(nn.Module):
+    """down(relu(up(h)) ** 2)."""
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        self.up = projection(config.d_model, config.d_ffn, IN_GAIN)
+        self.down = projection(config.d_ffn, config.d_model, out_gain(config))
+
+    def forward(self, h_BTD: Tensor, kernels: Kernels) -> Tensor:
+        out: Tensor = self.down(kernels.relu2(self.up(h_BTD)))
+        return out
+
+
+class Attention(nn.Module):
+    """The anchor: causal softmax attention over all tokens or a window, without positions (the
+    recurrent layers below know the order). Its state is what it may look at again."""
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        width = config.d_model
+        self.heads, self.window = config.attention_heads, config.attention_window
+        self.in_proj = projection(width, 3 * width, IN_GAIN)
+        self.out_proj = projection(width, width, out_gain(config))
+
+    def forward(self, h_BTD: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """The output and the new cache, (B, 2, heads, tokens, head_dim)."""
+        batch, time, width = h_BTD.shape
+        qkv = self.in_proj(h_BTD).view(batch, time, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        seen = torch.cat([kv.to(k.dtype), torch.stack([k, v], dim=1)], dim=3)
+        mask = self._mask(time, seen.shape[3], h_BTD.device)
+        o = F.scaled_dot_product_attention(q, seen[:, 0], seen[:, 1], attn_mask=mask)
+        kept = seen[:, :, :, -self.window :] if self.window else seen
+        out = self.out_proj(o.transpose(1, 2).reshape(batch, time, width))
+        return out, kept.to(kv.dtype)
+
+    def _mask(self, time: int, total: int, device: torch.device) -> Tensor:
+        """True where token t may look: itself and, at most `window` back, what came before."""
+        here = torch.arange(total - time, total, device=device)[:, None]
+        there = torch.arange(total, device=device)[None]
+        mask = there <= here
+        return mask & (there > here - self.window) if self.window else mask
+
+
+def grouped_norm(x: Tensor, groups: int) -> Tensor:
+    """What was read from a state, normalised in groups of channels (StateNorm); 0 groups: as is."""
+    if not groups:
+        return x
+    grouped = x.unflatten(-1, (groups, -1))
+    return F.rms_norm(grouped, (grouped.shape[-1],), eps=1e-5).flatten(-2)
