@@ -63,13 +63,15 @@ def ssd(
         return x_BTMP, state_BMPN
     x = _chunks(x_BTMP, chunk)
     b, c = (_chunks(y[:, :, None], chunk) for y in (b_BTN, c_BTN))
-    total = _chunks(loga_BTM[..., None], chunk)[..., 0].cumsum(-1)
-    gaps = total[..., :, None] - total[..., None, :]
+    # Neighbours differ by little where the sum is large: float64 until they are subtracted.
+    exact = _chunks(loga_BTM[..., None], chunk)[..., 0].double().cumsum(-1)
+    gaps = (exact[..., :, None] - exact[..., None, :]).to(x.dtype)
+    total = exact.to(x.dtype)
     gaps = gaps.masked_fill(_upper(chunk, x.device, with_diagonal=False), -torch.inf)
     scores = _product(c, b.transpose(-1, -2)) * torch.exp(gaps)
     inside = _product(scores, x)
     last = total[..., -1:]
-    weighted = x * torch.exp(last - total)[..., None]
+    weighted = x * torch.exp(gaps[..., -1, :])[..., None]
     added = _product(weighted.transpose(-1, -2), b)
     states, state = _carry(state_BMPN, added, torch.exp(last)[..., None])
     outside = _product(c, states.transpose(-1, -2)) * torch.exp(total)[..., None]

@@ -1,0 +1,219 @@
+"""The network: its parameter counts, its state, causality, and every option against the loops."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from twin.lm import state as states
+from twin.lm.config import PRESETS, HybridConfig, num_parameters, preset, state_bytes
+from twin.lm.errors import BadState, BadTokens, KernelUnavailable
+from twin.lm.model import HybridLM
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "HGF": {"fusion": "HGF"},
+    "WS": {"fusion": "WS"},
+    "RF": {"fusion": "RF"},
+    "HY": {"fusion": "HY"},
+    "CP": {"fusion": "CP"},
+    "minGRU": {"fusion": "MINGRU"},
+    "RWKV-6 alone": {"pathways": "rwkv"},
+    "Mamba-2 alone": {"pathways": "mamba"},
+    "learnt shift": {"token_shift": "static"},
+    "data-dependent shift": {"token_shift": "dd"},
+    "anchor": {"attention_every": 2},
+    "windowed anchor": {"attention_every": 1, "attention_window": 8},
+    "gamma": {"residual_gamma": 0.01},
+    "state norm": {"state_norm_groups": 4},
+    "learnt start": {"trainable_h0": True},
+    "own head": {"tie_embeddings": False},
+    "normed branches": {"branch_norm": True},
+    "log A": {"a_init": "log"},
+    "identity decay": {"decay_init": "identity"},
+    "wide Mamba": {"expand": 2},
+}
+every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+
+
+def small(**options: Any) -> HybridConfig:
+    shape: dict[str, Any] = {
+        "vocab_size": 30, "d_model": 32, "n_layers": 2, "head_dim": 16, "mamba_head_dim": 16,
+        "d_state": 16, "decay_rank": 8,
+    }  # fmt: skip
+    return HybridConfig(**(shape | options))
+
+
+def trained(config: HybridConfig, kernels: str = "chunked") -> HybridLM:
+    """A network whose weights are not at their start any more, in float64: gates are open, h0 is
+    not zero."""
+    model = HybridLM(config, kernels=kernels, seed=1).double()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter += 0.1 * noise
+    return model
+
+
+def tokens(batch: int = 2, time: int = 45, vocab_size: int = 30) -> Tensor:
+    return torch.randint(vocab_size, (batch, time), generator=torch.Generator().manual_seed(3))
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float(((a - b).norm() / b.norm()).detach())
+
+
+@every_option
+def test_the_parameters_are_counted_without_building_the_network(options: dict[str, Any]) -> None:
+    config = small(**options)
+    assert HybridLM(config, kernels="chunked").num_parameters() == num_parameters(config)
+
+
+@every_option
+def test_chunks_parts_and_single_steps_all_equal_the_loop(options: dict[str, Any]) -> None:
+    config, text = small(**options), tokens()
+    true, final = trained(config, "reference")(text)
+    model = trained(config)
+    whole, state = model(text)
+    assert distance(whole, true) < 1e-10
+    assert all(distance(a, b) < 1e-10 for a, b in zip(state, final, strict=True))
+    first, state = model(text[:, :20])
+    second, state = model(text[:, 20:], state)
+    assert distance(torch.cat([first, second], dim=1), true) < 1e-10
+    state = model.init_state(2)
+    logits = []
+    for t in range(text.shape[1]):
+        one, state = model.step(text[:, t], state)
+        logits.append(one)
+    assert distance(torch.stack(logits, dim=1), true) < 1e-10
+    assert states.num_bytes(state) == 2 * 2 * state_bytes(config, text.shape[1])  # float64, 2 rows
+
+
+@every_option
+def test_nothing_later_reaches_an_earlier_prediction(options: dict[str, Any]) -> None:
+    model, text = trained(small(**options)), tokens()
+    changed = text.clone()
+    changed[:, 30:] = (changed[:, 30:] + 1) % 30
+    with torch.no_grad():
+        assert torch.equal(model(text)[0][:, :30], model(changed)[0][:, :30])
+        assert not torch.equal(model(text)[0][:, 30:], model(changed)[0][:, 30:])
+
+
+@every_option
+def test_every_parameter_gets_a_gradient(options: dict[str, Any]) -> None:
+    model, text = trained(small(**options)), tokens()
+    logits, _ = model(text[:, :-1])
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten()).backward()
+    silent = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().sum() > 0
+    ]
+    assert not silent
+
+
+def test_streams_of_a_batch_do_not_see_each_other() -> None:
+    model, text = trained(small()), tokens(batch=3)
+    together, state = model(text)
+    for row in range(3):
+        alone, own = model(text[row : row + 1])
+        assert distance(alone[0], together[row]) < 1e-12
+        assert all(
+            distance(a, b) < 1e-12 for a, b in zip(own, states.take(state, [row]), strict=True)
+        )
+
+
+def test_a_silent_pathway_changes_the_answer_and_can_speak_again() -> None:
+    model, text = trained(small()), tokens()
+    with torch.no_grad():
+        both = model(text)[0]
+        for pathway in ("rwkv", "mamba"):
+            for block in model.blocks:
+                block.ablate = pathway
+            assert not torch.allclose(model(text)[0], both)
+        for block in model.blocks:
+            block.ablate = None
+        assert torch.equal(model(text)[0], both)
+
+
+def test_a_tap_shows_both_branches_and_the_gate() -> None:
+    model = trained(small())
+    model.blocks[1].tap = {}
+    model(tokens())
+    assert {name: tuple(x.shape) for name, x in model.blocks[1].tap.items()} == {
+        "r": (2, 45, 32), "m": (2, 45, 32), "gate": (2, 45, 1),
+        "x_in": (2, 45, 32), "x_out": (2, 45, 32),
+    }  # fmt: skip
+
+
+def test_one_seed_gives_one_network_and_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second = (HybridLM(small(), kernels="chunked", seed=4) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_fresh_network_knows_nothing() -> None:
+    model, text = HybridLM(small(), kernels="chunked", seed=0), tokens(8, 100)
+    logits, _ = model(text[:, :-1])
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten())
+    assert float(loss.detach()) == pytest.approx(torch.log(torch.tensor(30.0)).item(), abs=0.1)
+
+
+def test_dropout_is_for_training_alone_and_pathway_dropout_silences_whole_sequences() -> None:
+    model, text = trained(small(dropout=0.2, pathway_dropout=0.5)), tokens()
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(model(text)[0], model(text)[0])
+        model.train()
+        assert not torch.equal(model(text)[0], model(text)[0])
+
+
+def test_autocast_changes_little() -> None:
+    model, text = HybridLM(small(), kernels="chunked", seed=0), tokens()
+    with torch.no_grad():
+        exact = model(text)[0]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = model(text)[0]
+    assert found.dtype == torch.float32
+    assert distance(found, exact) < 2e-2
+
+
+def test_a_state_of_another_network_or_batch_is_refused() -> None:
+    model, text = HybridLM(small(), kernels="chunked"), tokens()
+    with pytest.raises(BadState, match="made it"):
+        model(text, model.init_state(3))
+    other = HybridLM(small(n_layers=3), kernels="chunked")
+    with pytest.raises(BadState, match="tensors"):
+        model(text, other.init_state(2))
+
+
+def test_tokens_without_a_batch_are_refused() -> None:
+    with pytest.raises(BadTokens, match="batch"):
+        HybridLM(small(), kernels="chunked")(tokens()[0])
+
+
+def test_kernels_that_do_not_exist_are_named_with_those_that_do() -> None:
+    with pytest.raises(KernelUnavailable, match="chunked"):
+        HybridLM(small(), kernels="cuda")
+
+
+@pytest.mark.parametrize("name", ["3.5M", "5M", "8M", "30M", "125M"])
+def test_a_preset_has_the_size_of_its_name(name: str) -> None:
+    wanted = float(name.removesuffix("M")) * 1e6
+    assert abs(num_parameters(preset(name)) / wanted - 1) < 0.03
+    assert name in PRESETS
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_compiled_blocks_answer_as_the_others_do() -> None:
+    config, text = small(), tokens()
+    plain = HybridLM(config, kernels="chunked", seed=1)
+    compiled = HybridLM(config, kernels="compiled", seed=1)
+    with torch.no_grad():
+        assert distance(compiled(text)[0], plain(text)[0]) < 1e-5
