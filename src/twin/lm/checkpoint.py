@@ -18,17 +18,16 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from twin.lm.config import HybridConfig, num_parameters
-from twin.lm.errors import CheckpointError
+from twin.lm.errors import BadCheckpoint, BadConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from twin.lm.kernels import Kernels
+    from twin.lm.kernels.registry import Kernels
     from twin.lm.model import HybridLM
     from twin.lm.tokenizer import Tokenizer
 
@@ -48,10 +47,10 @@ _MAX_JSON_BYTES = 256 << 20
 
 
 def model_folder(root: Path, name: str) -> Path:
-    """Where the model `name` lives below `root`. Raises CheckpointError for a name that could lead
+    """Where the model `name` lives below `root`. Raises BadCheckpoint for a name that could lead
     elsewhere (`..`, a slash, a leading dot)."""
     if not _NAME.fullmatch(name):
-        raise CheckpointError(
+        raise BadCheckpoint(
             f"{name[:100]!r} cannot be a model's name: use letters, digits and . _ + - only, "
             "starting with a letter or digit."
         )
@@ -63,7 +62,7 @@ def save_model(
 ) -> None:
     """Writes the checkpoint into `folder`, which is made; one that is there is replaced as a whole.
 
-    `card` is anything JSON holds. Raises CheckpointError for weights that are not finite (a
+    `card` is anything JSON holds. Raises BadCheckpoint for weights that are not finite (a
     diverged run must not overwrite a good checkpoint), for a tokenizer whose number of symbols is
     not the model's, and for a folder or disk that does not take it.
     """
@@ -78,7 +77,7 @@ def save_model(
             _write_new(folder, weights, config, tokenizer, card)
             _commit(folder)
     except OSError as error:
-        raise CheckpointError(
+        raise BadCheckpoint(
             f"The checkpoint {folder} cannot be written ({error.strerror or error}): "
             "free disk space, or name a folder that can be written to."
         ) from error
@@ -89,20 +88,20 @@ def load_model(
 ) -> "tuple[HybridLM, Tokenizer, dict[str, Any]]":
     """The model in evaluation mode on the CPU in float32, its tokenizer and its card.
 
-    Raises CheckpointError for whatever is wrong with the folder. The global random state is not
+    Raises BadCheckpoint for whatever is wrong with the folder. The global random state is not
     disturbed.
     """
     import torch
 
     from twin.lm.model import HybridLM
-    from twin.lm.tokenizer import load_tokenizer
+    from twin.lm.tokenizer import tokenizer_from_dict
 
     folder = Path(folder)
     files = read_files(folder)
     config = _parse_config(folder, files[CONFIG])
     weights = _parse_weights(folder, files[WEIGHTS], config)
     card = _parse_json(folder / CARD, files[CARD])
-    tokenizer = load_tokenizer(_path_of(folder, TOKENIZER, files[TOKENIZER]))
+    tokenizer = tokenizer_from_dict(_parse_json(folder / TOKENIZER, files[TOKENIZER]))
     _check_vocabulary(folder, config, tokenizer)
     with torch.random.fork_rng(devices=[]):
         model = HybridLM(config, kernels=kernels)
@@ -156,7 +155,7 @@ def _weights_of(model: "HybridLM") -> "dict[str, Tensor]":
     }
     broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise CheckpointError(
+        raise BadCheckpoint(
             f"{len(broken)} of {len(weights)} weights are not finite ({broken[0]} first): the "
             "training diverged. Nothing was saved; continue from the last checkpoint with a lower "
             "learning rate."
@@ -173,12 +172,12 @@ def _write_new(
 ) -> None:
     from safetensors.torch import save
 
-    _write(folder, WEIGHTS, save(dict(weights), metadata={"format": "pt", "kind": _KIND}))
-    shape = {"kind": _KIND, "format": FORMAT, "config": asdict(config)}
+    # One entry only: safetensors writes several in any order, and equal models must equal in bytes.
+    _write(folder, WEIGHTS, save(dict(weights), metadata={"format": "pt"}))
+    shape = {"kind": _KIND, "format": FORMAT, "config": config.to_dict()}
     _write(folder, CONFIG, _as_json(shape))
     _write(folder, CARD, _as_json(dict(card)))
-    tokenizer.save(_new(folder, TOKENIZER))
-    _flush(_new(folder, TOKENIZER))
+    _write(folder, TOKENIZER, _as_json(tokenizer.to_dict()))
     entries = {name: _entry(_new(folder, name)) for name in FILES}
     _write(folder, MANIFEST, _as_json({"kind": _KIND, "format": FORMAT, "files": entries}))
     _flush(folder)
@@ -197,7 +196,7 @@ def _finish_earlier_save(folder: Path) -> None:
     """Moves what a killed save had committed to its place, and drops what it had not: the copies
     beside may be the only ones, and are about to be overwritten."""
     entries: Mapping[str, Any] = {}
-    with suppress(CheckpointError):
+    with suppress(BadCheckpoint):
         entries = _manifest(folder)
     for name in FILES:
         new = _new(folder, name)
@@ -250,7 +249,7 @@ def _as_json(value: Mapping[str, Any]) -> bytes:
     try:
         return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError) as error:
-        raise CheckpointError(
+        raise BadCheckpoint(
             f"The card cannot be written as JSON ({error}): put only texts, finite numbers, lists "
             "and tables into it."
         ) from error
@@ -260,7 +259,7 @@ def _as_json(value: Mapping[str, Any]) -> bytes:
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """The four files' bytes, each as the manifest has it. Raises CheckpointError."""
+    """The four files' bytes, each as the manifest has it. Raises BadCheckpoint."""
     folder = Path(folder)
     entries = _manifest(folder)
     found = {name: _read(folder, name, entries) for name in FILES}
@@ -282,17 +281,17 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         data = _read_bytes(path)
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a checkpoint: {_why_not(folder)}") from None
+        raise BadCheckpoint(f"{folder} is not a checkpoint: {_why_not(folder)}") from None
     manifest = _parse_json(path, data)
     _check_format(folder, manifest)
     entries = manifest.get("files")
     if not isinstance(entries, dict) or set(entries) != set(FILES):
-        raise CheckpointError(f"{path} does not list the checkpoint's files: {_RESTORE}")
+        raise BadCheckpoint(f"{path} does not list the checkpoint's files: {_RESTORE}")
     for entry in entries.values():
         if not (isinstance(entry, dict) and isinstance(entry.get("size"), int)):
-            raise CheckpointError(f"{path} does not list sizes and digests: {_RESTORE}")
+            raise BadCheckpoint(f"{path} does not list sizes and digests: {_RESTORE}")
         if not isinstance(entry.get("sha256"), str):
-            raise CheckpointError(f"{path} does not list sizes and digests: {_RESTORE}")
+            raise BadCheckpoint(f"{path} does not list sizes and digests: {_RESTORE}")
     return entries
 
 
@@ -334,50 +333,42 @@ def _read_bytes(path: Path, size: int = _MAX_JSON_BYTES) -> bytes:
     except FileNotFoundError:
         raise
     except (OSError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): {_RESTORE}") from error
+        raise BadCheckpoint(f"{path} cannot be read ({error}): {_RESTORE}") from error
 
 
 def _matches(data: bytes, entry: Mapping[str, Any]) -> bool:
-    return len(data) == entry["size"] and hashlib.sha256(data).hexdigest() == entry["sha256"]
+    return (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"])
 
 
 def _check(path: Path, data: bytes | None, entry: Mapping[str, Any]) -> None:
     if data is None:
-        raise CheckpointError(f"{path} is missing: {_RESTORE}")
+        raise BadCheckpoint(f"{path} is missing: {_RESTORE}")
     if len(data) < entry["size"]:
-        raise CheckpointError(
+        raise BadCheckpoint(
             f"{path} is cut short ({len(data):,} of {entry['size']:,} bytes): {_RESTORE}"
         )
     if not _matches(data, entry):
-        raise CheckpointError(f"{path} was changed after it was saved: {_RESTORE}")
-
-
-def _path_of(folder: Path, name: str, data: bytes) -> Path:
-    """Where the verified bytes lie: in place, or beside it after a save was killed."""
-    for path in (folder / name, _new(folder, name)):
-        if path.is_file() and path.read_bytes() == data:
-            return path
-    raise CheckpointError(f"{folder / name} changed while it was read: load it again.")
+        raise BadCheckpoint(f"{path} was changed after it was saved: {_RESTORE}")
 
 
 def _parse_json(path: Path, data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error}): {_RESTORE}") from error
+        raise BadCheckpoint(f"{path} is not JSON ({error}): {_RESTORE}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is not a JSON object: {_RESTORE}")
+        raise BadCheckpoint(f"{path} is not a JSON object: {_RESTORE}")
     return value
 
 
 def _check_format(folder: Path, value: Mapping[str, Any]) -> None:
     if value.get("kind") != _KIND:
-        raise CheckpointError(
+        raise BadCheckpoint(
             f"{folder} was written by another program (kind {value.get('kind')!r}): "
             "name a folder that `twin pretrain` wrote."
         )
     if value.get("format") != FORMAT:
-        raise CheckpointError(
+        raise BadCheckpoint(
             f"{folder} has format {value.get('format')!r} and this program reads {FORMAT}: use "
             "the version of cognitive-twin that wrote it, or train the model again."
         )
@@ -387,17 +378,10 @@ def _parse_config(folder: Path, data: bytes) -> HybridConfig:
     value = _parse_json(folder / CONFIG, data)
     _check_format(folder, value)
     shape = value.get("config")
-    known = {field.name for field in fields(HybridConfig)}
-    if not isinstance(shape, dict) or not shape.keys() <= known:
-        strange = sorted(shape.keys() - known) if isinstance(shape, dict) else shape
-        raise CheckpointError(
-            f"{folder / CONFIG} describes a shape that this program does not know ({strange}): "
-            "use the version of cognitive-twin that wrote it."
-        )
     try:
-        return HybridConfig(**shape)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG} describes no model: {error}") from error
+        return HybridConfig.from_dict(shape if isinstance(shape, dict) else {})
+    except (BadConfig, TypeError, ValueError) as error:
+        raise BadCheckpoint(f"{folder / CONFIG} describes no model: {error}") from error
 
 
 def _parse_weights(folder: Path, data: bytes, config: HybridConfig) -> "dict[str, Tensor]":
@@ -409,17 +393,17 @@ def _parse_weights(folder: Path, data: bytes, config: HybridConfig) -> "dict[str
     try:
         weights = load(data)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is not in safetensors format ({error}).") from error
+        raise BadCheckpoint(f"{path} is not in safetensors format ({error}).") from error
     held = sum(tensor.numel() for tensor in weights.values())
-    # Before the model is built: a shape that asks for terabytes must not get them.
-    if held != num_parameters(config):
-        raise CheckpointError(
-            f"{path} holds {held:,} parameters and {CONFIG} describes {num_parameters(config):,}: "
-            f"the two belong to different models; {_RESTORE}"
+    # Before the model is built: a shape that asks for terabytes, or for ages, must not get them.
+    if config.n_layers > len(weights) or held != num_parameters(config):
+        raise BadCheckpoint(
+            f"{path} holds {held:,} parameters, not those of the {config.n_layers:,} layers that "
+            f"{CONFIG} describes: the two belong to different models; {_RESTORE}"
         )
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path} holds numbers that are not finite in {name}: {_RESTORE}")
+            raise BadCheckpoint(f"{path} holds numbers that are not finite in {name}: {_RESTORE}")
     return weights
 
 
@@ -429,7 +413,7 @@ def _check_shapes(
     for name in sorted(wanted.keys() | found.keys()):
         shapes = [tuple(side[name].shape) if name in side else None for side in (wanted, found)]
         if shapes[0] != shapes[1]:
-            raise CheckpointError(
+            raise BadCheckpoint(
                 f"{folder / WEIGHTS} does not fit {CONFIG}: {name} should have shape {shapes[0]} "
                 f"and has {shapes[1]}; the two belong to different models."
             )
@@ -437,7 +421,7 @@ def _check_shapes(
 
 def _check_vocabulary(folder: Path, config: HybridConfig, tokenizer: "Tokenizer") -> None:
     if tokenizer.vocab_size != config.vocab_size:
-        raise CheckpointError(
+        raise BadCheckpoint(
             f"The tokenizer of {folder} has {tokenizer.vocab_size:,} symbols and the model "
             f"{config.vocab_size:,}: they belong to different models."
         )
