@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "locate": ("twin.cli.locate", "Which files and symbols a task touches, and why."),
     "mine": ("twin.cli.mine", "What a history holds, and what each rule removed."),
     "models": ("twin.cli.models", "The versions of each model; promote, roll back, history."),
+    "pretrain": ("twin.cli.pretrain", "Trains a small language model of one's own from text."),
     "serve": ("twin.cli.serve", "One endpoint over all models; every call recorded."),
     "runs": ("twin.cli.runs", "What was run on this repository, and how it ended."),
     "train": ("twin.cli.train", "Learns from recorded calls which model a request needs."),

@@ -1,0 +1,247 @@
+"""`twin pretrain`: a small language model of one's own, from text, in minutes on a CPU."""
+
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from twin.cli import show
+from twin.cli.door import Door, json_option, pass_door
+from twin.errors import MissingRequirement, Refused, UsageError
+from twin.lm.errors import KernelUnavailable, LmError, NotEnoughMemory
+
+if TYPE_CHECKING:
+    from twin.lm.corpus import Corpus
+    from twin.lm.documents import Source
+    from twin.lm.pretrain import Result, Status
+    from twin.lm.recipe import Recipe
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+
+class Duration(click.ParamType):
+    """`90s`, `10m`, `1.5h`, `1h30m` or seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        parts = re.fullmatch(r"(?:(?:\d+(?:\.\d+)?)[smh]?)+", str(value))
+        found = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", str(value)) if parts else []
+        seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in found)
+        if not seconds:
+            self.fail(f"{value!r} is no duration; write 90s, 10m or 1h30m", param, ctx)
+        return seconds
+
+
+@click.command(name="pretrain")
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option("--text", multiple=True, metavar="PATH", help="A file, folder or pattern of text.")
+@click.option("--jsonl", multiple=True, metavar="FILE", help="JSON lines with one text each.")
+@click.option("--field", default="text", show_default=True, help="The text's field in them.")
+@click.option("--git", metavar="PATH", help="The source files of a repository's last commit.")
+@click.option("--suffix", multiple=True, metavar=".EXT", help="Only files with such names.")
+@click.option("--out", "name", default=None, metavar="NAME", help="The model's name.")
+@click.option("--preset", default=None, help="Its size: 3.5M, 5M, 8M, 30M or 125M.  [default: 5M]")
+@click.option("--tokenizer", default=None, help="char, byte or bpe; default: the preset's.")
+@click.option("--time-budget", type=Duration(), default=None, help="As 90s, 10m.  [default: 10m]")
+@click.option("--steps", type=int, default=None, help="Updates instead of a time.")
+@click.option("--batch", type=int, default=None, help="Streams side by side.  [default: 16]")
+@click.option("--window", type=int, default=None, help="Tokens of each a step.  [default: 256]")
+@click.option("--seed", type=int, default=None, help="Of weights, order and dropout.")
+@click.option("--threads", type=int, default=None, help="Cores to use; default: all.")
+@click.option("--kernels", default=None, help="auto, native, chunked, compiled, reference, triton.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any recipe value.")
+@click.option("--resume", is_flag=True, help="Goes on where a run of this name was ended.")
+@json_option
+@pass_door
+def command(door: Door, name: str | None, resume: bool, as_json: bool, **given: Any) -> int:
+    """Trains a language model from scratch; it ends up in .twin/lm/NAME, with plots.
+
+    The schedule follows the clock: a run of 3 minutes is a whole run. The last tenth of the text
+    is held out and tells how good the model is. An interrupted run goes on with `--resume`.
+    RECIPE is a TOML file; options go before what is in it.
+
+    Exit code 1 if a stop rule ended the run: the best model so far is there all the same.
+
+    \b
+    Example:
+      twin pretrain --text shakespeare.txt --time-budget 3m
+      twin pretrain --git . --preset 8M --out mine --set model.dropout=0.1
+    """
+    with _sentences():
+        from twin.lm.documents import TextFiles  # noqa: F401  (numpy only: names come first)
+
+        source, called = _source(given)
+        name = name or called
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"{name!r} is no name for a model. Use letters, digits, . _ + and -.")
+        root = door.home() / ".twin" / "lm"
+        recipe = _recipe(given, root / name if resume else None)
+        _need_torch()
+        result = _train(recipe, source, root, name, resume=resume, quiet=as_json)
+    if as_json:
+        show.as_json(asdict(result))
+    else:
+        _tell(result)
+    return 0 if result.finished else Refused.exit_code
+
+
+def _source(given: dict[str, Any]) -> "tuple[Source, str]":
+    """Where the text is, and what a model of it is called."""
+    from twin.lm.documents import SOURCE_SUFFIXES, GitTree, JsonLines, TextFiles
+
+    kinds = [kind for kind in ("text", "jsonl", "git") if given[kind]]
+    if len(kinds) != 1:
+        raise UsageError("Give the text by one of `--text`, `--jsonl` and `--git`.")
+    first = given["git"] or [*given["text"], *given["jsonl"]][0]
+    called = re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(first).resolve().stem).strip("-.") or "model"
+    if given["git"]:
+        return GitTree(path=given["git"], suffixes=given["suffix"] or SOURCE_SUFFIXES), called
+    if given["jsonl"]:
+        return JsonLines(paths=given["jsonl"], field_name=given["field"]), called
+    return TextFiles(paths=given["text"], suffixes=given["suffix"]), called
+
+
+def _recipe(given: dict[str, Any], folder: Path | None) -> "Recipe":
+    """From the file, or from the run that is continued; then the options."""
+    from twin.lm.recipe import Recipe, changed, load_recipe, parse_setting
+
+    recipe = Recipe()
+    if given["recipe"] is not None:
+        recipe = load_recipe(given["recipe"])
+    elif folder is not None:
+        _need_torch()
+        from twin.lm.pretrain import saved_recipe
+
+        recipe = saved_recipe(folder)
+    settings = dict(map(parse_setting, given["settings"]))
+    for option in ("preset", "tokenizer", "batch", "window", "seed", "threads", "kernels"):
+        if given[option] is not None:
+            settings[option] = given[option]
+    if given["time_budget"] is not None:
+        settings |= {"time_budget_s": given["time_budget"], "steps": 0, "tokens": 0}
+    if given["steps"] is not None:
+        settings |= {"steps": given["steps"], "time_budget_s": 0.0, "tokens": 0}
+    return changed(recipe, settings)
+
+
+def _train(
+    recipe: "Recipe", source: "Source", root: Path, name: str, *, resume: bool, quiet: bool
+) -> "Result":
+    from twin.lm.corpus import Wanted, prepare
+    from twin.lm.pretrain import pretrain
+
+    wanted = Wanted(
+        kind=recipe.tokenizer_kind,
+        vocab_size=recipe.vocab_size,
+        control_tokens=recipe.control_tokens,
+    )
+    with show.stages(quiet=quiet) as tell:
+        corpus = prepare(source, wanted, root / ".corpora", held_out=recipe.held_out, tell=tell)
+    if not quiet:
+        show.say(_about(corpus))
+    with _watched(quiet=quiet) as watch, _terminated_like_interrupted():
+        return pretrain(recipe, corpus, root / name, resume=resume, tell=watch)
+
+
+def _about(corpus: "Corpus") -> str:
+    train, held = corpus.train, corpus.held_out
+    left_out = "".join(f"; {count} {why}" for why, count in sorted(corpus.left_out.items()))
+    return (
+        f"{len(train.tokens):,} tokens to learn from, {len(held.tokens):,} held out; "
+        f"{corpus.tokenizer.vocab_size:,} symbols ({corpus.tokenizer.kind}){left_out}."
+    )
+
+
+@contextmanager
+def _watched(*, quiet: bool) -> "Iterator[Callable[[Status], None]]":
+    """A live line on stderr; nothing where nobody watches."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda status: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[figures]}", markup=False, style="dim"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task("Training", total=1.0, figures="")
+        yield lambda status: bar.update(line, completed=status.progress, figures=_figures(status))
+
+
+def _figures(status: "Status") -> str:
+    parts = [f"step {status.step:,}", f"loss {status.loss:.3f}"]
+    if status.validation is not None:
+        parts.append(f"held out {status.validation:.3f}")
+    parts.append(f"{status.tokens_per_s:,.0f} tok/s")
+    if status.gradient_ratio is not None:
+        parts.append(f"RWKV/Mamba {status.gradient_ratio:.2f}")
+    minutes, seconds = divmod(int(min(status.eta_s, 359_999)), 60)
+    return "  ".join([*parts, f"{minutes}:{seconds:02d} left"])
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """A scheduler's SIGTERM ends the run as Ctrl-C does; checkpoints are there either way."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tell(result: "Result") -> None:
+    rows = [
+        ("held out, windows without a past", result.validation, result.bits_per_byte),
+        ("held out, state carried on", result.validation_carried, result.bits_per_byte_carried),
+    ]
+    title = f"{result.folder.name}: {result.parameters / 1e6:.2f}M parameters"
+    show.table(title, ("loss", "nats per token", "bits per byte"), rows)
+    show.say(
+        f"{result.step:,} steps, {result.tokens:,} tokens ({result.epochs:.1f} times the text) in "
+        f"{result.seconds:,.0f} s: {result.tokens_per_s:,.0f} tokens a second "
+        f"({result.kernels} kernels, {result.precision}). Training loss {result.train_loss:.3f}."
+    )
+    for warning in result.warnings:
+        show.say(warning)
+    show.say(result.verdict)
+    show.say(f"Model: {result.folder}")
+
+
+def _need_torch() -> None:
+    try:
+        import safetensors  # noqa: F401  (only whether both are there)
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingRequirement(
+            f"Training needs the package `{error.name}`. Install it with "
+            '`pip install "cognitive-twin[lm]"`.'
+        ) from error
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """The room's errors as this program's: the room knows nothing of exit codes."""
+    try:
+        yield
+    except (KernelUnavailable, NotEnoughMemory) as error:
+        raise MissingRequirement(str(error)) from error
+    except LmError as error:
+        raise UsageError(str(error)) from error

@@ -1,0 +1,526 @@
+"""The training loop: from a recipe and a corpus to a model in a folder.
+
+Owns the clock, the order of a step, validations, checkpoints and the end. The clock counts steps,
+validations and checkpoints; it does not count set-up (text, kernels, the first trial step) nor the
+last validation. Knows nothing of terminals: whoever wants to see is told through `tell`.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from twin.lm import memory, metrics, schedule, snapshot, state
+from twin.lm.batches import Batches
+from twin.lm.checkpoint import save_model
+from twin.lm.config import HybridConfig
+from twin.lm.corpus import Corpus
+from twin.lm.errors import BadCheckpoint
+from twin.lm.evaluate import Evaluation, evaluate
+from twin.lm.kernels.registry import Kernels
+from twin.lm.model import HybridLM
+from twin.lm.optim import Average, GradientNorms, Gradients, Optimizers, Rates
+from twin.lm.precision import autocast, compute_dtype
+from twin.lm.recipe import Recipe
+from twin.lm.state import State
+from twin.lm.stopping import StopRules, state_entropy
+
+REPORT_EVERY: Final = 10
+"""Steps between two lines of the metrics."""
+VALIDATIONS: Final = 8
+DEFAULT_VALIDATION_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How a run stands, as told to whoever watches."""
+
+    step: int
+    progress: float
+    """Share of the budget that is spent."""
+    seconds: float
+    eta_s: float
+    tokens: int
+    tokens_per_s: float
+    loss: float
+    validation: float | None
+    lr: float
+    """Multiplier of the highest learning rates."""
+    gradient_norm: float
+    gradient_ratio: float | None
+    state_entropy: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a run ended."""
+
+    folder: Path
+    finished: bool
+    """Whether the budget was spent; else `verdict` says what ended it."""
+    verdict: str
+    warnings: tuple[str, ...]
+    parameters: int
+    kernels: str
+    precision: str
+    step: int
+    tokens: int
+    epochs: float
+    seconds: float
+    """On the run's clock."""
+    tokens_per_s: float
+    train_loss: float
+    """Mean over the last steps."""
+    validation: float
+    """Nats per token over the whole held-out part, in windows without a past."""
+    validation_carried: float
+    """The same with the state carried on."""
+    bits_per_byte: float
+    bits_per_byte_carried: float
+    averaged: bool
+    """Whether the running average of the weights was better, and is what was saved."""
+
+
+def silent(status: Status) -> None:
+    """Tells nobody."""
+
+
+def pretrain(
+    recipe: Recipe,
+    corpus: Corpus,
+    folder: Path,
+    *,
+    resume: bool = False,
+    tell: Callable[[Status], None] = silent,
+    kernels: str | Kernels | None = None,
+    device: torch.device | None = None,
+) -> Result:
+    """Trains a network and leaves it in `folder`; `resume` goes on where a run there was ended.
+
+    `kernels` overrides the recipe's. Raises BadConfig, BadCorpus, BadCheckpoint, NotEnoughMemory,
+    KernelUnavailable, each before the first step.
+    """
+    run = Run(recipe, corpus, folder, kernels=kernels, device=device)
+    if resume:
+        run.restore()
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / snapshot.NAME).unlink(missing_ok=True)
+    return run.go(tell)
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds of a run, over all its interruptions."""
+
+    before: float = 0.0
+    _started: float = field(default_factory=time.perf_counter)
+
+    def start(self) -> None:
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self._started
+
+
+@dataclass(slots=True)
+class _Means:
+    """Of the steps since the last report."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[GradientNorms] = field(default_factory=list)
+
+    def ratio(self) -> float | None:
+        found = [norms.ratio for norms in self.norms if norms.ratio is not None]
+        return sum(found) / len(found) if found else None
+
+
+class Run:
+    """One run from set-up to end; mutable, used once."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        corpus: Corpus,
+        folder: Path,
+        *,
+        kernels: str | Kernels | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.recipe, self.corpus, self.folder = recipe, corpus, folder
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        self.config: HybridConfig = recipe.shape(corpus.tokenizer.vocab_size)
+        if self.device.type == "cpu":
+            memory.foresee(
+                self.config, recipe.batch, recipe.window, available=memory.available_bytes()
+            )
+        self.dtype = compute_dtype(self.device, recipe.precision)
+        chosen = recipe.kernels if kernels is None else kernels
+        self.model = HybridLM(self.config, kernels=chosen, seed=recipe.seed).to(self.device)
+        if recipe.compile:
+            for block in self.model.blocks:
+                block.compile()
+        self.optimizers = Optimizers(self.model, _rates(recipe), newton_dtype=self.dtype)
+        self.gradients = Gradients(self.model)
+        self.average = Average(self.model, recipe.ema) if recipe.ema else None
+        self.batches = Batches(
+            corpus.train.tokens,
+            # Keys and values of attention cannot be emptied for some rows of a batch.
+            order="windows" if self.config.attention_every else recipe.order,
+            seed=recipe.seed,
+            reset=recipe.state_reset,
+        )
+        self.batches.check(recipe.batch, recipe.window)
+        torch.manual_seed(recipe.seed)
+        self.rules = StopRules(warmup_over=max(2 * recipe.warmup, 0.1))
+        self.clock = _Clock()
+        self.means = _Means()
+        self.state: State | None = None
+        self.step = 0
+        self.tokens = 0
+        self.train_loss = math.nan
+        self.validation: float | None = None
+        self.entropy: float | None = None
+        self.log: metrics.Log | None = None
+
+    # ---- the loop
+
+    def go(self, tell: Callable[[Status], None]) -> Result:
+        recipe = self.recipe
+        self.log = metrics.Log(self.folder, from_step=self.step)
+        self.model.train()
+        self._try_out()
+        verdict = ""
+        self.clock.start()
+        reported = validated = saved = self.clock.seconds
+        reported_tokens = self.tokens
+        while not verdict and (progress := self.progress()) < 1.0:
+            verdict = self._one_step(progress)
+            now = self.clock.seconds
+            if self.step % REPORT_EVERY == 0 and self.means.losses:
+                speed = (self.tokens - reported_tokens) / max(now - reported, 1e-9)
+                tell(self._report(progress, speed))
+                reported, reported_tokens = now, self.tokens
+            if now - validated >= self._validate_every():
+                verdict = verdict or self._validate()
+                validated = self.clock.seconds
+            if now - saved >= recipe.checkpoint_every_s > 0:
+                self.save()
+                saved = self.clock.seconds
+        seconds = self.clock.seconds
+        if not verdict:
+            self.save(seconds)
+        return self._end(verdict, seconds)
+
+    def progress(self) -> float:
+        """Share of the budget that is spent."""
+        kind, amount = self.recipe.budget
+        spent = {"seconds": self.clock.seconds, "steps": self.step, "tokens": self.tokens}[kind]
+        return spent / amount
+
+    def _one_step(self, progress: float) -> str:
+        """Forward, backward, update. Returns what ends the run, or nothing."""
+        recipe = self.recipe
+        window = schedule.stage(recipe.stages, progress, recipe.window)
+        batch = recipe.batch * recipe.window // window
+        tokens_BT1, fresh_B = self.batches.next(batch, window)
+        lr = self.lr(progress)
+        loss = self._forward(tokens_BT1, fresh_B)
+        value = loss.item()
+        if not math.isfinite(value):
+            return self._left_out()
+        torch.autograd.backward([loss])
+        norms = self.gradients.measure_and_clip(recipe.clip)
+        if not math.isfinite(norms.total):
+            return self._left_out()
+        self.optimizers.step(lr)
+        self.step += 1
+        self.tokens += tokens_BT1.shape[0] * window
+        if self.average is not None:
+            self.average.update(self.step)
+        self.means.losses.append(value)
+        self.means.norms.append(norms)
+        self.train_loss = (
+            value if math.isnan(self.train_loss) else 0.98 * self.train_loss + 0.02 * value
+        )
+        stop = self.rules.good_step(self.step, progress, value, norms.ratio)
+        return stop or "" if recipe.stop_early else ""
+
+    def _forward(self, tokens_BT1: np.ndarray, fresh_B: np.ndarray) -> Tensor:
+        tokens = torch.from_numpy(tokens_BT1).to(self.device, non_blocking=True)
+        before = _begin(self.model, self.state, fresh_B)
+        with autocast(self.device, self.recipe.precision):
+            logits_BTX, after = self.model(tokens[:, :-1], before)
+        self.state = state.detach(after)
+        return F.cross_entropy(logits_BTX.flatten(0, 1), tokens[:, 1:].flatten())
+
+    def _left_out(self) -> str:
+        """Nothing is learnt from this batch, and nothing of it is carried on."""
+        self.optimizers.clear()
+        self.state = None
+        return self.rules.bad_step() or ""
+
+    def lr(self, progress: float) -> float:
+        """Multiplier of the learning rates."""
+        recipe = self.recipe
+        return schedule.multiplier(
+            recipe.schedule,
+            # Of the middle of the step in a budget of steps, so that the first is not for nothing.
+            progress + (0.5 / recipe.steps if recipe.steps else 0.0),
+            warmup=recipe.warmup,
+            decay=recipe.decay,
+            floor=recipe.floor,
+        )
+
+    def _try_out(self) -> None:
+        """One forward and backward pass for nothing: kernels are built and memory is taken before
+        the clock starts. Leaves no trace."""
+        rng = torch.get_rng_state()
+        shape = (self.recipe.batch, self.recipe.window + 1)
+        kept = self.state
+        loss = self._forward(np.zeros(shape, dtype=np.int64), np.ones(shape[0], dtype=np.bool_))
+        torch.autograd.backward([loss])
+        self.optimizers.clear()
+        self.state = kept
+        torch.set_rng_state(rng)
+
+    # ---- what is seen of it
+
+    def _report(self, progress: float, speed: float) -> Status:
+        means, seconds = self.means, self.clock.seconds
+        status = Status(
+            step=self.step,
+            progress=min(progress, 1.0),
+            seconds=seconds,
+            eta_s=seconds * (1.0 - progress) / progress if progress > 0 else math.inf,
+            tokens=self.tokens,
+            tokens_per_s=speed,
+            loss=sum(means.losses) / len(means.losses),
+            validation=self.validation,
+            lr=self.lr(progress),
+            gradient_norm=sum(norms.total for norms in means.norms) / len(means.norms),
+            gradient_ratio=means.ratio(),
+            state_entropy=self.entropy,
+        )
+        self.means = _Means()
+        assert self.log is not None
+        line = {k: v for k, v in asdict(status).items() if k not in ("eta_s", "validation")}
+        self.log.write(line)
+        return status
+
+    def _validate_every(self) -> float:
+        wanted = self.recipe.validate_every_s
+        if wanted < 0:
+            return math.inf
+        kind, amount = self.recipe.budget
+        default = amount / VALIDATIONS if kind == "seconds" else DEFAULT_VALIDATION_S
+        return wanted or default
+
+    def _validate(self) -> str:
+        """The loss on the held-out part; the better model so far is left in the folder."""
+        if self.average is not None:
+            self.average.swap()
+        try:
+            found = self._evaluate()
+            better = found.nats_per_token < self.rules.best_validation
+            if better:
+                self._save_model({"validation": found.nats_per_token, "finished": False})
+        finally:
+            if self.average is not None:
+                self.average.swap()
+        self.validation = found.nats_per_token
+        self.entropy = self._state_entropy()
+        assert self.log is not None
+        self.log.write(
+            {
+                "step": self.step,
+                "tokens": self.tokens,
+                "seconds": self.clock.seconds,
+                "val": found.nats_per_token,
+                "entropy": found.entropy,
+                "state_entropy": self.entropy,
+            }
+        )
+        stop = self.rules.validation(found.nats_per_token, self.train_loss, self.entropy)
+        return stop or "" if self.recipe.stop_early else ""
+
+    def _evaluate(self, *, carried: bool = False) -> Evaluation:
+        return evaluate(
+            self.model,
+            self.corpus.held_out.tokens,
+            window=self.recipe.window,
+            carried=carried,
+            precision=self.recipe.precision,
+        )
+
+    def _state_entropy(self) -> float | None:
+        parts = state.layout(self.config)
+        return state_entropy(
+            [t for part, t in zip(parts, self.state or (), strict=False) if part.name == "wkv"]
+        )
+
+    # ---- the end
+
+    def _end(self, verdict: str, seconds: float) -> Result:
+        """The last validation, of the weights and of their average; the better ones are saved."""
+        plain, averaged = self._evaluate(), False
+        if self.average is not None:
+            self.average.swap()
+            mean = self._evaluate()
+            averaged = mean.nats_per_token <= plain.nats_per_token
+            if averaged:
+                plain = mean
+            else:
+                self.average.swap()
+        carried = self._evaluate(carried=True)
+        held = self.corpus.held_out
+        result = Result(
+            folder=self.folder,
+            finished=not verdict,
+            verdict=verdict or "The budget is spent.",
+            warnings=tuple(self.rules.warnings),
+            parameters=self.model.num_parameters(),
+            kernels=self.model.kernels.name,
+            precision="bf16" if self.dtype == torch.bfloat16 else "fp32",
+            step=self.step,
+            tokens=self.tokens,
+            epochs=self.batches.epochs,
+            seconds=seconds,
+            tokens_per_s=self.tokens / seconds if seconds else 0.0,
+            train_loss=self.train_loss,
+            validation=plain.nats_per_token,
+            validation_carried=carried.nats_per_token,
+            bits_per_byte=plain.bits_per_byte(len(held.tokens), held.num_bytes),
+            bits_per_byte_carried=carried.bits_per_byte(len(held.tokens), held.num_bytes),
+            averaged=averaged,
+        )
+        if plain.nats_per_token <= self.rules.best_validation:
+            figures = asdict(result) | {"folder": self.folder.name}
+            self._save_model(figures)
+        metrics.draw(self.folder, f"{self.folder.name}: {result.parameters / 1e6:.2f}M parameters")
+        return result
+
+    def _save_model(self, figures: dict[str, Any]) -> None:
+        card = {
+            "recipe": self.recipe.to_dict(),
+            "corpus": {
+                "key": self.corpus.key,
+                "num_train_tokens": len(self.corpus.train.tokens),
+                "num_held_out_tokens": len(self.corpus.held_out.tokens),
+                "num_train_bytes": self.corpus.train.num_bytes,
+                "num_held_out_bytes": self.corpus.held_out.num_bytes,
+                "left_out": self.corpus.left_out,
+            },
+            "step": self.step,
+            "tokens": self.tokens,
+            "figures": figures,
+            "versions": {"torch": torch.__version__},
+            "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads()},
+            "unix_seconds": time.time(),
+        }
+        save_model(self.folder, self.model, self.corpus.tokenizer, card)
+
+    # ---- interruption
+
+    def save(self, seconds: float | None = None) -> None:
+        """Everything that is needed to go on exactly here."""
+        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        tensors |= {f"optimizer.{name}": t for name, t in self.optimizers.tensors()}
+        if self.average is not None:
+            tensors |= {f"average.{n}": t for n, t in enumerate(self.average.weights)}
+        if self.state is not None:
+            tensors |= {f"state.{n:04d}": t for n, t in enumerate(self.state)}
+        tensors["rng"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        rest = {
+            "recipe": self.recipe.to_dict(),
+            "corpus": self.corpus.key,
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": self.clock.seconds if seconds is None else seconds,
+            "train_loss": self.train_loss,
+            "validation": self.validation,
+            "position": self.batches.position(),
+            "rules": self.rules.to_dict(),
+            "means": [self.means.losses, [asdict(norms) for norms in self.means.norms]],
+        }
+        snapshot.save(self.folder, tensors, rest)
+
+    def restore(self) -> None:
+        """Goes on where `save` was last called in the folder. Raises BadCheckpoint."""
+        tensors, rest = snapshot.load(self.folder)
+        if rest["corpus"] != self.corpus.key:
+            raise BadCheckpoint(
+                "The run was started with another text, tokenizer or held-out part. Continue it "
+                "with the same, or start without `--resume`."
+            )
+        snapshot.fill(self.model, tensors, "model.")
+        self.optimizers.restore(_under(tensors, "optimizer."))
+        if self.average is not None:
+            kept = _under(tensors, "average.")
+            with suppress(KeyError):  # a run that had no average starts one from here
+                self.average.restore([kept[str(n)] for n in range(len(self.average.weights))])
+        kept = _under(tensors, "state.")
+        self.state = tuple(kept[name].to(self.device) for name in sorted(kept)) or None
+        self.batches.restore(rest["position"])
+        self.rules.restore(rest["rules"])
+        losses, norms = rest["means"]
+        self.means = _Means(losses, [GradientNorms(**values) for values in norms])
+        self.step, self.tokens = rest["step"], rest["tokens"]
+        self.train_loss, self.validation = rest["train_loss"], rest["validation"]
+        self.clock.before = rest["seconds"]
+        torch.set_rng_state(tensors["rng"])
+        if "rng.cuda" in tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+
+
+def saved_recipe(folder: Path) -> Recipe:
+    """The recipe of the run that can be continued there. Raises BadCheckpoint."""
+    _, rest = snapshot.load(folder)
+    return Recipe.from_dict(rest["recipe"])
+
+
+def _begin(model: HybridLM, carried: State | None, fresh_B: np.ndarray) -> State | None:
+    """The state a batch starts from: carried on, but new in the rows that are fresh."""
+    if carried is None or fresh_B.all() or carried[0].shape[0] != len(fresh_B):
+        return None
+    if not fresh_B.any():
+        return carried
+    fresh = torch.from_numpy(fresh_B).to(carried[0].device)
+    new = model.init_state(len(fresh_B))
+    return tuple(
+        torch.where(fresh.view(-1, *[1] * (old.dim() - 1)), start.to(old.dtype), old)
+        for start, old in zip(new, carried, strict=True)
+    )
+
+
+def _rates(recipe: Recipe) -> Rates:
+    return Rates(
+        optimizer=recipe.optimizer,
+        matrix_lr=recipe.matrix_lr,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        betas=(recipe.beta1, recipe.beta2),
+        blocks=recipe.blocks,
+        newton_steps=recipe.newton_steps,
+        rwkv_lr=recipe.rwkv_lr,
+        mamba_lr=recipe.mamba_lr,
+    )
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
