@@ -1,0 +1,183 @@
+"""Draws a report's plots as inline SVG on a light page.
+
+Owns the drawing only: it is given numbers and titles and knows no gate. Text stays text, so that it
+can be searched and keeps its size; every plot is a figure of its own, outside pyplot.
+"""
+
+import io
+import re
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+RWKV, MAMBA, INK, FAINT = "#0b6bcb", "#c2560c", "#22262b", "#dfe3e7"
+COLOURS = (RWKV, MAMBA, "#12733c", "#7b3fa0", "#6b7785", "#b3261e", "#85600a", "#0f7f8c")
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9aa4ae",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+_WIDTH, _HEIGHT = 4.9, 3.1  # inches; near a phone's width, so that text keeps its size there
+
+
+def lines(
+    title: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    band: tuple[float, float] | None = None,
+) -> str:
+    """One line per name; empty where no series has a point. `band` shades the range that passes."""
+    drawn = {name: points for name, points in series.items() if points}
+    if not drawn:
+        return ""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(_HEIGHT)
+        if band:
+            axes.axhspan(*band, color="#12733c", alpha=0.08, linewidth=0)
+        for colour, (name, points) in zip(_cycled(len(drawn)), drawn.items(), strict=True):
+            marker = "o" if len(points) < 20 else ""
+            axes.plot(*zip(*points, strict=True), color=colour, label=name, marker=marker,
+                      markersize=4, linewidth=1.8)  # fmt: skip
+        axes.set(xlabel=x, ylabel=y)
+        if log_x:
+            axes.set_xscale("log")
+        if log_y:
+            axes.set_yscale("log")
+        if len(drawn) > 1:
+            _plain(axes.legend())
+        return svg(figure, title)
+
+
+def bars(
+    title: str, groups: Sequence[str], series: Mapping[str, Sequence[float]], *, y: str
+) -> str:
+    """Bars side by side, one group per label; empty where there is nothing to show."""
+    if not groups or not series:
+        return ""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(_HEIGHT)
+        width = 0.8 / len(series)
+        for place, (colour, (name, values)) in enumerate(
+            zip(_cycled(len(series)), series.items(), strict=True)
+        ):
+            shift = (place - (len(series) - 1) / 2) * width
+            axes.bar([i + shift for i in range(len(groups))], values, width, color=colour,
+                     label=name)  # fmt: skip
+        axes.set_xticks(range(len(groups)), list(groups))
+        axes.set(ylabel=y)
+        axes.grid(visible=False, axis="x")
+        _plain(axes.legend())
+        return svg(figure, title)
+
+
+def heat(
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Sequence[Sequence[float]],
+    *,
+    x: str,
+    y: str,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> str:
+    """A table of coloured cells with their figures; empty where there is nothing to show."""
+    if not rows or not columns:
+        return ""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(0.9 + 0.42 * len(rows))
+        axes.imshow(values, cmap="Blues", vmin=low, vmax=high, aspect="auto")
+        for i, row in enumerate(values):
+            for j, value in enumerate(row):
+                dark = (value - low) > 0.6 * (high - low)
+                axes.text(j, i, f"{value:.2f}", ha="center", va="center",
+                          color="white" if dark else INK)  # fmt: skip
+        axes.set_xticks(range(len(columns)), list(columns))
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set(xlabel=x, ylabel=y)
+        axes.grid(visible=False)
+        return svg(figure, title)
+
+
+def ranked(
+    title: str,
+    rows: Sequence[tuple[str, float, float, bool]],
+    *,
+    x: str,
+) -> Figure:
+    """Mean with its interval, best on top: (name, mean, half width, told apart from the best)."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(0.9 + 0.3 * max(1, len(rows)))
+        for place, (_, mean, reach, apart) in enumerate(rows):
+            colour = MAMBA if apart else RWKV
+            axes.errorbar([mean], [place], xerr=[reach], fmt="o", color=colour, capsize=3,
+                          markersize=5, linewidth=1.6)  # fmt: skip
+        axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+        for label in axes.get_yticklabels():
+            label.set_parse_math(False)  # a `$` in a name is no formula
+        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=x, title=title)
+        axes.grid(visible=False, axis="y")
+        return figure
+
+
+def svg(figure: Figure, title: str) -> str:
+    """The figure as an SVG element that scales with its place in the page."""
+    name = f"plot{zlib.crc32(title.encode('utf-8', 'replace')):x}"
+    buffer = io.StringIO()
+    # The salt keeps identifiers apart between the plots of a page, and equal between two runs.
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
+    label = re.sub(r"[^\w ,.:()-]", "", title)
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    text = re.sub(r'(id="|#|clip-path="url\(#)(?=[A-Za-z][\w-]*_|p[0-9a-f]{8,}|m[0-9a-f]{8,})',
+                  rf"\g<1>{name}-", text)  # fmt: skip
+    return re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
+
+
+def save_png(figure: Figure, path: Any) -> None:
+    """The same figure as a picture, white behind it."""
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(path, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="none")
+    axes = figure.add_subplot()
+    axes.set_facecolor("none")
+    return figure, axes
+
+
+def _plain(legend: Any) -> None:
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _cycled(count: int) -> list[str]:
+    return [COLOURS[number % len(COLOURS)] for number in range(count)]
