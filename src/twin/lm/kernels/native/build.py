@@ -1,0 +1,210 @@
+"""Builds a C++ file on first use, keeps the library, and loads it.
+
+Owns the choice of compiler, instruction set and cache; knows nothing of what is inside. A library
+is kept under the hash of its source, the compiler's version and the flags, and comes into place by
+a rename, so that two processes may build at once and none sees half a file.
+
+    TWIN_CACHE_DIR  where libraries are kept (else XDG_CACHE_HOME, else ~/.cache/cognitive-twin)
+    TWIN_LM_ISA     avx512, avx2 or plain, in place of the best that this machine has
+    CXX             the compiler, in place of the first of g++, clang++, c++
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from twin.lm.errors import KernelUnavailable
+
+log = logging.getLogger(__name__)
+
+FLAGS: Final = (
+    "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=fast "
+    # None of these loses a NaN or reorders a sum, as -ffast-math would.
+    "-fno-math-errno -fno-trapping-math -fno-signed-zeros"
+).split()
+LEVELS: Final = {
+    # Spelt out: compilers before GCC 11 do not know -march=x86-64-v3.
+    "avx512": [
+        "-mavx512f",
+        "-mavx512cd",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mfma",
+        "-mf16c",
+        "-mbmi",
+        "-mbmi2",
+        "-mlzcnt",
+        "-mprefer-vector-width=512",
+    ],
+    "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt"],
+    "plain": [],
+}
+"""From the best to what every machine runs."""
+NEEDS: Final = {
+    "avx512": {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl", "fma", "bmi2", "f16c"},
+    "avx2": {"avx2", "fma", "bmi2", "f16c"},
+    "plain": set[str](),
+}
+COMPILE_TIMEOUT_S: Final = 300
+CURE: Final = "Install g++ or clang++ (or name one in CXX), or choose the kernels `chunked`."
+
+
+@cache
+def machine_level() -> str:
+    """The best of LEVELS that this processor and its operating system run. Where /proc/cpuinfo
+    does not say (no Linux, no x86) that is `plain`: NEON on 64-bit ARM, SSE2 on x86-64."""
+    flags: set[str] = set()
+    try:
+        for line in Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines():
+            if line.startswith("flags"):
+                flags = set(line.partition(":")[2].split())
+                break
+    except OSError:
+        pass
+    return next(level for level, needed in NEEDS.items() if needed <= flags)
+
+
+def level() -> str:
+    """What is built here. Raises KernelUnavailable for a TWIN_LM_ISA that this machine lacks."""
+    asked = os.environ.get("TWIN_LM_ISA", "")
+    if not asked:
+        return machine_level()
+    if asked not in LEVELS:
+        raise KernelUnavailable(f"TWIN_LM_ISA is `{asked}`. Use one of {', '.join(LEVELS)}.")
+    order = list(LEVELS)
+    if order.index(asked) < order.index(machine_level()):
+        raise KernelUnavailable(
+            f"TWIN_LM_ISA asks for {asked}, and this processor has {machine_level()} at most."
+        )
+    return asked
+
+
+def compiler() -> list[str]:
+    """The command. Raises KernelUnavailable where there is none."""
+    named = os.environ.get("CXX", "")
+    for candidate in [named] if named else ["g++", "clang++", "c++"]:
+        command = shlex.split(candidate)
+        if command and shutil.which(command[0]):
+            return command
+    missing = f"CXX names `{named}`, which is not there" if named else "there is no C++ compiler"
+    raise KernelUnavailable(f"The native kernels cannot be built: {missing}. {CURE}")
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept; made on first use."""
+    named = os.environ.get("TWIN_CACHE_DIR")
+    if named:
+        return Path(named) / "native"
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "cognitive-twin" / "native"
+
+
+def load(source: Path, openmp: Path | None = None) -> ctypes.CDLL:
+    """The library of this C++ file and the headers (*.h) next to it, built where it is new.
+
+    `openmp` is the runtime to link with: give the one that torch has loaded, so that both share
+    one pool of threads. Without one the compiler's own is used, and without that a single thread.
+    Raises KernelUnavailable where it cannot be built or loaded; the message says why.
+    """
+    command, flags = compiler(), [*FLAGS, *LEVELS[level()]]
+    parts = [source.name.encode(), *(p.read_bytes() for p in [source, *_headers(source)])]
+    parts += [_version(tuple(command)), " ".join(flags).encode(), str(openmp).encode()]
+    parts += [platform.machine().encode()]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
+    name = f"{source.stem}-{level()}-{digest}.so"
+    path = _writable(cache_folder()) / name
+    for fresh in (False, True):
+        if fresh or not path.exists():
+            _build(source, path, command, flags, openmp)
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError as error:  # cut short, or from a machine with another C library
+            problem = error
+    raise KernelUnavailable(f"The native kernels were built but do not load: {problem}. {CURE}")
+
+
+def _headers(source: Path) -> list[Path]:
+    return sorted(source.parent.glob("*.h"))
+
+
+@cache
+def _version(command: tuple[str, ...]) -> bytes:
+    try:
+        asked = [*command, "--version"]
+        return subprocess.run(asked, capture_output=True, timeout=60, check=False).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise KernelUnavailable(f"`{command[0]}` does not run: {error}. {CURE}") from error
+
+
+@cache
+def _own_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="cognitive-twin-"))
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, or one of this process alone where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        try:
+            own = _own_folder()
+        except OSError:
+            raise KernelUnavailable(
+                f"The native kernels have no place: {error}. Set TWIN_CACHE_DIR to a folder "
+                "that can be written, or choose the kernels `chunked`."
+            ) from error
+        log.warning("Native kernels are not kept: %s. Set TWIN_CACHE_DIR.", error)
+        return own
+
+
+def _build(
+    source: Path, path: Path, command: list[str], flags: list[str], openmp: Path | None
+) -> None:
+    """Tries with threads first, then without."""
+    log.info("Building the native kernels (%s) with %s, once.", path.name, command[0])
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        made = Path(work) / "library.so"
+        ways = [["-fopenmp", str(source)], [str(source)]]
+        if openmp is not None:  # compiled for OpenMP, linked with that very runtime
+            ways.insert(0, ["-fopenmp", "-c", str(source)])
+        for way in ways:
+            if "-c" in way:
+                assert openmp is not None
+                half = str(Path(work) / "half.o")
+                problem = _run([*command, *flags, *way, "-o", half])
+                problem = problem or _run(
+                    [*command, "-shared", half, str(openmp), "-lm", "-o", str(made)]
+                )
+            else:
+                problem = _run([*command, *flags, "-shared", *way, "-lm", "-o", str(made)])
+            if not problem:
+                made.replace(path)
+                return
+    raise KernelUnavailable(f"The native kernels cannot be built: {problem}. {CURE}")
+
+
+def _run(command: list[str]) -> str:
+    """Nothing, or what went wrong in a line."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=COMPILE_TIMEOUT_S, check=False, text=True,
+            errors="replace", stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    said = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    return (said or [f"`{command[0]}` ended with {done.returncode}"])[0].strip()[:300]

@@ -1,0 +1,365 @@
+// RWKV-6's recurrence, token by token and exact, with what surrounds it in the network.
+//
+//   o_t = r_t (S_{t-1} + diag(u) k_t v_t^T);   S_t = diag(w_t) S_{t-1} + k_t v_t^T
+//
+// Forward walks with the lanes along V, so that o needs no sum across lanes; backward walks with
+// the lanes along K for dr, dk and dw, and once more along V for dv: that one is the forward walk
+// itself, backwards in time with r and k, v and do exchanged. Register tiles of the state stay in
+// place for a whole segment of tokens.
+#pragma once
+#include "kernels.h"
+
+struct Wkv {
+    i64 B, T, H, K, V, threads;
+    i64 is_fused;  // w is the network's: log w = max(-exp(w), logw_min); else w is log w itself
+    float logw_min, norm_eps;
+    Tensor r, k, v, w, g;  // g, norm: null for the bare recurrence
+    const float* u;        // (H, K)
+    const float *norm_weight, *norm_bias;  // (H V)
+    const float* state;    // (B, H, K, V)
+    float* state_out;
+    Tensor o;      // the output
+    float* saved;  // (B, segments, H, K, V) states before each segment; null where not needed
+    float* raw;    // (B, T, H, V) o before its norm, float32; null unless fused and needed
+    // backward
+    Tensor d_o, dr, dk, dv, dw, dg;
+    const float* d_state_out;  // null: zero
+    float* d_state;
+    float* du;     // (B, H, K), to be summed over B
+    float *d_norm_weight, *d_norm_bias;  // (B, H V), to be summed over B
+};
+
+// o_t += sum_i r_t[i] S[i][:], then S[i][:] = w_t[i] S[i][:] + k_t[i] v_t[:], for R rows and N vectors
+template <int R, int N>
+INLINE void walk_tile(int tokens, float* s, ptrdiff_t lds, const float* r, const float* k, const float* w,
+                      ptrdiff_t ldk, const float* v, float* o, ptrdiff_t ldv) {
+    vf state[R][N];
+    for (int i = 0; i < R; i++)
+        for (int n = 0; n < N; n++) state[i][n] = load(s + i * lds + n * L);
+    for (int t = 0; t < tokens; t++) {
+        vf out[N], value[N];
+        for (int n = 0; n < N; n++) out[n] = load(o + n * L), value[n] = load(v + n * L);
+        for (int i = 0; i < R; i++) {
+            vf read = all(r[i]), key = all(k[i]), keep = all(w[i]);
+            for (int n = 0; n < N; n++) {
+                out[n] += read * state[i][n];
+                state[i][n] = keep * state[i][n] + key * value[n];
+            }
+        }
+        for (int n = 0; n < N; n++) store(o + n * L, out[n]);
+        r += ldk, k += ldk, w += ldk, v += ldv, o += ldv;
+    }
+    for (int i = 0; i < R; i++)
+        for (int n = 0; n < N; n++) store(s + i * lds + n * L, state[i][n]);
+}
+inline void walk(int tokens, int K, int V, float* s, const float* r, const float* k, const float* w,
+                 ptrdiff_t ldk, const float* v, float* o, ptrdiff_t ldv) {
+    for (int i = 0; i < K; i += TWIN_TALL) {
+        int n = 0;
+        for (; n + 2 * L <= V; n += 2 * L)
+            walk_tile<TWIN_TALL, 2>(tokens, s + i * V + n, V, r + i, k + i, w + i, ldk, v + n, o + n, ldv);
+        for (; n + L <= V; n += L)
+            walk_tile<TWIN_TALL, 1>(tokens, s + i * V + n, V, r + i, k + i, w + i, ldk, v + n, o + n, ldv);
+    }
+}
+
+// With the lanes along K: forwards for dr, keeping each token's state in `kept`; backwards for dk
+// and dw. All three are added to. s and d are rows of V, lanes of K.
+template <int R, int N>
+INLINE void return_tile(int tokens, const float* s, float* d, ptrdiff_t K, const float* r, const float* k,
+                        const float* w, const float* v, const float* d_o, ptrdiff_t V, float* dr, float* dk,
+                        float* dw, float* kept) {
+    vf state[R][N];
+    for (int i = 0; i < R; i++)
+        for (int n = 0; n < N; n++) state[i][n] = load(s + i * K + n * L);
+    for (int t = 0; t < tokens; t++) {
+        vf sum[N], key[N], keep[N];
+        for (int n = 0; n < N; n++) {
+            sum[n] = load(dr + t * K + n * L);
+            key[n] = load(k + t * K + n * L);
+            keep[n] = load(w + t * K + n * L);
+        }
+        for (int i = 0; i < R; i++) {
+            vf value = all(v[t * V + i]), wish = all(d_o[t * V + i]);
+            for (int n = 0; n < N; n++) {
+                store(kept + ((t * R + i) * N + n) * L, state[i][n]);
+                sum[n] += wish * state[i][n];
+                state[i][n] = keep[n] * state[i][n] + key[n] * value;
+            }
+        }
+        for (int n = 0; n < N; n++) store(dr + t * K + n * L, sum[n]);
+    }
+    for (int i = 0; i < R; i++)
+        for (int n = 0; n < N; n++) state[i][n] = load(d + i * K + n * L);
+    for (int t = tokens - 1; t >= 0; t--) {
+        vf to_k[N], to_w[N], read[N], keep[N];
+        for (int n = 0; n < N; n++) {
+            to_k[n] = load(dk + t * K + n * L);
+            to_w[n] = load(dw + t * K + n * L);
+            read[n] = load(r + t * K + n * L);
+            keep[n] = load(w + t * K + n * L);
+        }
+        for (int i = 0; i < R; i++) {
+            vf value = all(v[t * V + i]), wish = all(d_o[t * V + i]);
+            for (int n = 0; n < N; n++) {
+                to_k[n] += value * state[i][n];
+                to_w[n] += load(kept + ((t * R + i) * N + n) * L) * state[i][n];
+                state[i][n] = keep[n] * state[i][n] + read[n] * wish;
+            }
+        }
+        for (int n = 0; n < N; n++) store(dk + t * K + n * L, to_k[n]), store(dw + t * K + n * L, to_w[n]);
+    }
+    for (int i = 0; i < R; i++)
+        for (int n = 0; n < N; n++) store(d + i * K + n * L, state[i][n]);
+}
+inline void walk_back(int tokens, int K, int V, const float* s, float* d, const float* r, const float* k,
+                      const float* w, const float* v, const float* d_o, float* dr, float* dk, float* dw,
+                      float* kept) {
+    for (int n = 0; n < K;) {
+        bool pair = n + 2 * L <= K;
+        for (int i = 0; i < V; i += TWIN_TALL)
+            if (pair)
+                return_tile<TWIN_TALL, 2>(tokens, s + i * K + n, d + i * K + n, K, r + n, k + n, w + n, v + i,
+                                          d_o + i, V, dr + n, dk + n, dw + n, kept);
+            else
+                return_tile<TWIN_TALL, 1>(tokens, s + i * K + n, d + i * K + n, K, r + n, k + n, w + n, v + i,
+                                          d_o + i, V, dr + n, dk + n, dw + n, kept);
+        n += pair ? 2 * L : L;
+    }
+}
+
+// w: what was read; leaves the decay there and, where asked, log w
+INLINE void decays(const Wkv& a, int n, float* w, float* logw) {
+    for (int i = 0; i < n; i += L) {
+        vf x = load(w + i);
+        if (a.is_fused) {
+            x = -exponential(x);
+            x = x < a.logw_min ? all(a.logw_min) : x;
+        }
+        if (logw) store(logw + i, x);
+        store(w + i, exponential(x));
+    }
+}
+
+INLINE float bonus_of(const float* r, const float* k, const float* u, int K) {
+    vf s = zero();
+    for (int i = 0; i < K; i += L) s += load(r + i) * load(u + i) * load(k + i);
+    return sum(s);
+}
+
+struct Moments {
+    float mean, scale;
+};
+INLINE Moments moments(const float* x, int n, float eps) {
+    vf s = zero(), q = zero();
+    for (int i = 0; i < n; i += L) s += load(x + i);
+    float mean = sum(s) / n;
+    for (int i = 0; i < n; i += L) {
+        vf y = load(x + i) - mean;
+        q += y * y;
+    }
+    return {mean, 1.f / std::sqrt(sum(q) / n + eps)};
+}
+
+// Heads h0 to h1 of sequence b, from the first token to the last
+inline void wkv_forward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scratch) {
+    const int K = a.K, V = a.V, H = a.H;
+    float *r = scratch.take(SEGMENT * K), *k = scratch.take(SEGMENT * K), *w = scratch.take(SEGMENT * K),
+          *v = scratch.take(SEGMENT * V), *o = scratch.take(SEGMENT * V), *g = scratch.take(SEGMENT * V);
+    const i64 segments = (a.T + SEGMENT - 1) / SEGMENT, size = (i64)K * V;
+    for (int h = h0; h < h1; h++)
+        memcpy(a.state_out + (b * H + h) * size, a.state + (b * H + h) * size, size * 4);
+    for (i64 seg = 0; seg < segments; seg++) {
+        const i64 t0 = seg * SEGMENT;
+        const int n = (int)std::min<i64>(SEGMENT, a.T - t0);
+        const int next = (int)std::min<i64>(SEGMENT, a.T - t0 - n);
+        for (int h = h0; h < h1; h++) {
+            float* s = a.state_out + (b * H + h) * size;
+            if (a.saved) memcpy(a.saved + ((b * segments + seg) * H + h) * size, s, size * 4);
+            read_rows(a.r, b, t0, h, n, K, r, K);
+            read_rows(a.k, b, t0, h, n, K, k, K);
+            read_rows(a.w, b, t0, h, n, K, w, K);
+            read_rows(a.v, b, t0, h, n, V, v, V);
+            decays(a, n * K, w, nullptr);
+            for (int t = 0; t < n; t++) {
+                float x = bonus_of(r + t * K, k + t * K, a.u + h * K, K);
+                for (int i = 0; i < V; i += L) store(o + t * V + i, x * load(v + t * V + i));
+            }
+            if (next) {
+                fetch_rows(a.r, b, t0 + n, h, next, K);
+                fetch_rows(a.k, b, t0 + n, h, next, K);
+                fetch_rows(a.v, b, t0 + n, h, next, V);
+                fetch_rows(a.w, b, t0 + n, h, next, K);
+                if (a.g.p) fetch_rows(a.g, b, t0 + n, h, next, V);
+            }
+            walk(n, K, V, s, r, k, w, K, v, o, V);
+            if (a.g.p) {
+                if (a.raw)
+                    for (int t = 0; t < n; t++)
+                        memcpy(a.raw + ((b * a.T + t0 + t) * H + h) * V, o + t * V, V * 4);
+                read_rows(a.g, b, t0, h, n, V, g, V);
+                for (int t = 0; t < n; t++) {
+                    float* row = o + t * V;
+                    Moments m = moments(row, V, a.norm_eps);
+                    for (int i = 0; i < V; i += L) {
+                        vf x = (load(row + i) - m.mean) * m.scale;
+                        x = x * load(a.norm_weight + h * V + i) + load(a.norm_bias + h * V + i);
+                        vf z = load(g + t * V + i);
+                        store(row + i, x * z * sigmoid(z));
+                    }
+                }
+            }
+            write_rows(a.o, b, t0, h, n, V, o, V);
+        }
+    }
+}
+
+// do of the fused op to do of the recurrence, in place; g becomes dg. One head, one token.
+INLINE void norm_backward(const Wkv& a, const float* raw, float* d_o, float* g, const float* weight,
+                          const float* bias, float* d_weight, float* d_bias) {
+    const int V = a.V;
+    Moments m = moments(raw, V, a.norm_eps);
+    vf sum_d = zero(), sum_dx = zero();
+    for (int i = 0; i < V; i += L) {
+        vf x = (load(raw + i) - m.mean) * m.scale;
+        vf z = load(g + i), s = sigmoid(z), d = load(d_o + i), wt = load(weight + i);
+        vf normed = x * wt + load(bias + i);
+        store(g + i, d * normed * (s + z * s * (1.f - s)));
+        d = d * z * s;
+        store(d_weight + i, load(d_weight + i) + d * x);
+        store(d_bias + i, load(d_bias + i) + d);
+        d = d * wt;
+        store(d_o + i, d);
+        sum_d += d;
+        sum_dx += d * x;
+    }
+    const float mean_d = sum(sum_d) / V, mean_dx = sum(sum_dx) / V;
+    for (int i = 0; i < V; i += L) {
+        vf x = (load(raw + i) - m.mean) * m.scale;
+        store(d_o + i, m.scale * (load(d_o + i) - mean_d - x * mean_dx));
+    }
+}
+
+inline void wkv_backward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scratch) {
+    const int K = a.K, V = a.V, H = a.H;
+    const size_t rk = SEGMENT * K, rv = SEGMENT * V;
+    float *r = scratch.take(rk), *k = scratch.take(rk), *w = scratch.take(rk), *logw = scratch.take(rk),
+          *v = scratch.take(rv), *d_o = scratch.take(rv), *g = scratch.take(rv), *dv = scratch.take(rv),
+          *dr = scratch.take(rk), *dk = scratch.take(rk), *dw = scratch.take(rk),
+          *kept = scratch.take(SEGMENT * TWIN_TALL * 2 * L), *turned = scratch.take((size_t)K * V);
+    const i64 segments = (a.T + SEGMENT - 1) / SEGMENT, size = (i64)K * V;
+    float* carried = scratch.take((size_t)(h1 - h0) * size);  // dS turned: rows of V
+    for (int h = h0; h < h1; h++) {
+        float* ds = a.d_state + (b * H + h) * size;
+        if (a.d_state_out)
+            memcpy(ds, a.d_state_out + (b * H + h) * size, size * 4);
+        else
+            memset(ds, 0, size * 4);
+        transpose(ds, V, carried + (h - h0) * size, K, K, V);
+        memset(a.du + (b * H + h) * K, 0, K * 4);
+        if (a.g.p) {
+            memset(a.d_norm_weight + (b * H + h) * V, 0, V * 4);
+            memset(a.d_norm_bias + (b * H + h) * V, 0, V * 4);
+        }
+    }
+    for (i64 seg = segments - 1; seg >= 0; seg--) {
+        const i64 t0 = seg * SEGMENT;
+        const int n = (int)std::min<i64>(SEGMENT, a.T - t0);
+        for (int h = h0; h < h1; h++) {
+            const float* u = a.u + h * K;
+            float* du = a.du + (b * H + h) * K;
+            read_rows(a.r, b, t0, h, n, K, r, K);
+            read_rows(a.k, b, t0, h, n, K, k, K);
+            read_rows(a.w, b, t0, h, n, K, w, K);
+            read_rows(a.v, b, t0, h, n, V, v, V);
+            read_rows(a.d_o, b, t0, h, n, V, d_o, V);
+            decays(a, n * K, w, logw);
+            if (a.g.p) {
+                read_rows(a.g, b, t0, h, n, V, g, V);
+                for (int t = 0; t < n; t++)
+                    norm_backward(a, a.raw + ((b * a.T + t0 + t) * H + h) * V, d_o + t * V, g + t * V,
+                                  a.norm_weight + h * V, a.norm_bias + h * V,
+                                  a.d_norm_weight + (b * H + h) * V, a.d_norm_bias + (b * H + h) * V);
+                write_rows(a.dg, b, t0, h, n, V, g, V);
+            }
+            if (seg) {
+                const i64 before = t0 - SEGMENT;
+                fetch_rows(a.r, b, before, h, SEGMENT, K);
+                fetch_rows(a.k, b, before, h, SEGMENT, K);
+                fetch_rows(a.v, b, before, h, SEGMENT, V);
+                fetch_rows(a.w, b, before, h, SEGMENT, K);
+                fetch_rows(a.d_o, b, before, h, SEGMENT, V);
+                if (a.g.p) {
+                    fetch_rows(a.g, b, before, h, SEGMENT, V);
+                    for (int t = 0; t < SEGMENT; t++)
+                        for (int i = 0; i < V; i += 16)
+                            __builtin_prefetch(a.raw + ((b * a.T + before + t) * H + h) * V + i, 0, 2);
+                }
+            }
+            for (int t = 0; t < n; t++) {
+                float x = bonus_of(r + t * K, k + t * K, u, K);
+                float y = dot(d_o + t * V, v + t * V, V);
+                for (int i = 0; i < V; i += L) store(dv + t * V + i, x * load(d_o + t * V + i));
+                for (int i = 0; i < K; i += L) {
+                    vf uy = y * load(u + i), rt = load(r + t * K + i), kt = load(k + t * K + i);
+                    store(dr + t * K + i, uy * kt);
+                    store(dk + t * K + i, uy * rt);
+                    store(dw + t * K + i, zero());
+                    store(du + i, load(du + i) + y * (rt * kt));
+                }
+            }
+            const float* s = a.saved + ((b * segments + seg) * H + h) * size;
+            transpose(s, V, turned, K, K, V);
+            walk_back(n, K, V, turned, carried + (h - h0) * size, r, k, w, v, d_o, dr, dk, dw, kept);
+            // dv: the forward walk from the last token to the first, r and k, v and do exchanged
+            const ptrdiff_t last = n - 1;
+            walk(n, K, V, a.d_state + (b * H + h) * size, k + last * K, r + last * K, w + last * K, -K,
+                 d_o + last * V, dv + last * V, -V);
+            for (int i = 0; i < n * K; i += L) {
+                vf d = load(dw + i) * load(w + i);  // with respect to log w
+                vf lw = load(logw + i);
+                if (a.is_fused) d = lw > a.logw_min ? d * lw : (lw == lw ? zero() : lw);
+                store(dw + i, d);
+            }
+            write_rows(a.dr, b, t0, h, n, K, dr, K);
+            write_rows(a.dk, b, t0, h, n, K, dk, K);
+            write_rows(a.dw, b, t0, h, n, K, dw, K);
+            write_rows(a.dv, b, t0, h, n, V, dv, V);
+        }
+    }
+}
+
+// One piece of work is a sequence, or a share of its heads where there are few sequences. Every head
+// is computed alone, so that the result does not depend on the number of threads.
+template <class Work>
+inline int over_sequences(i64 B, i64 H, i64 threads, size_t floats_a_piece, Work work) {
+    if (!B) return 0;
+    i64 shares = 1;
+    if (B % threads && B < 4 * threads) shares = std::min<i64>(H, threads);
+    int failed = 0;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
+    for (i64 piece = 0; piece < B * shares; piece++) {
+        static thread_local Scratch scratch;
+        if (!scratch.reserve(floats_a_piece * 4)) {
+#pragma omp atomic write
+            failed = 1;
+            continue;
+        }
+        i64 share = piece % shares;
+        work(piece / shares, (int)(H * share / shares), (int)(H * (share + 1) / shares), scratch);
+    }
+    return failed;
+}
+
+inline int wkv_forward(const Wkv& a) {
+    size_t floats = SEGMENT * (3 * a.K + 3 * a.V) + 4096;
+    return over_sequences(a.B, a.H, a.threads, floats, [&](i64 b, int h0, int h1, Scratch& scratch) {
+        wkv_forward_heads(a, b, h0, h1, scratch);
+    });
+}
+inline int wkv_backward(const Wkv& a) {
+    size_t floats = SEGMENT * (8 * a.K + 5 * a.V + TWIN_TALL * 2 * L) + (a.H + 1) * a.K * a.V + 4096;
+    return over_sequences(a.B, a.H, a.threads, floats, [&](i64 b, int h0, int h1, Scratch& scratch) {
+        wkv_backward_heads(a, b, h0, h1, scratch);
+    });
+}
