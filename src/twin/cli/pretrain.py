@@ -26,20 +26,16 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
-class Duration(click.ParamType):
-    """`90s`, `10m`, `1.5h`, `1h30m` or seconds."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        parts = re.fullmatch(r"(?:(?:\d+(?:\.\d+)?)[smh]?)+", str(value))
-        found = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", str(value)) if parts else []
-        seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in found)
-        if not seconds:
-            self.fail(f"{value!r} is no duration; write 90s, 10m or 1h30m", param, ctx)
-        return seconds
+def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """`90s`, `10m`, `1.5h`, `1h30m` or plain seconds."""
+    if value is None:
+        return None
+    whole = re.fullmatch(r"(?:\d+(?:\.\d+)?[smh]?)+", value)
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", value) if whole else []
+    seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
+    if not seconds:
+        raise click.BadParameter(f"{value!r} is no duration; write 90s, 10m or 1h30m", ctx)
+    return seconds
 
 
 @click.command(name="pretrain")
@@ -52,7 +48,9 @@ class Duration(click.ParamType):
 @click.option("--out", "name", default=None, metavar="NAME", help="The model's name.")
 @click.option("--preset", default=None, help="Its size: 3.5M, 5M, 8M, 30M or 125M.  [default: 5M]")
 @click.option("--tokenizer", default=None, help="char, byte or bpe; default: the preset's.")
-@click.option("--time-budget", type=Duration(), default=None, help="As 90s, 10m.  [default: 10m]")
+@click.option(
+    "--time-budget", callback=_seconds, metavar="TIME", help="As 90s or 10m, the default."
+)
 @click.option("--steps", type=int, default=None, help="Updates instead of a time.")
 @click.option("--batch", type=int, default=None, help="Streams side by side.  [default: 16]")
 @click.option("--window", type=int, default=None, help="Tokens of each a step.  [default: 256]")
@@ -63,7 +61,7 @@ class Duration(click.ParamType):
 @click.option("--resume", is_flag=True, help="Goes on where a run of this name was ended.")
 @json_option
 @pass_door
-def command(door: Door, name: str | None, resume: bool, as_json: bool, **given: Any) -> int:
+def command(door: Door, /, name: str | None, resume: bool, as_json: bool, **given: Any) -> int:
     """Trains a language model from scratch; it ends up in .twin/lm/NAME, with plots.
 
     The schedule follows the clock: a run of 3 minutes is a whole run. The last tenth of the text

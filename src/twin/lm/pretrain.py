@@ -37,6 +37,7 @@ from twin.lm.stopping import StopRules, state_entropy
 REPORT_EVERY: Final = 10
 """Steps between two lines of the metrics."""
 VALIDATIONS: Final = 8
+MAX_VALIDATION_SHARE: Final = 0.05
 DEFAULT_VALIDATION_S: Final = 60.0
 
 
@@ -193,6 +194,7 @@ class Run:
         self.train_loss = math.nan
         self.validation: float | None = None
         self.entropy: float | None = None
+        self._validation_s = 0.0
         self.log: metrics.Log | None = None
 
     # ---- the loop
@@ -322,14 +324,16 @@ class Run:
 
     def _validate_every(self) -> float:
         wanted = self.recipe.validate_every_s
-        if wanted < 0:
-            return math.inf
+        if wanted:
+            return wanted if wanted > 0 else math.inf
         kind, amount = self.recipe.budget
         default = amount / VALIDATIONS if kind == "seconds" else DEFAULT_VALIDATION_S
-        return wanted or default
+        # A short budget is for learning: at most a twentieth of it goes into looking.
+        return max(default, self._validation_s / MAX_VALIDATION_SHARE)
 
     def _validate(self) -> str:
         """The loss on the held-out part; the better model so far is left in the folder."""
+        began = time.perf_counter()
         if self.average is not None:
             self.average.swap()
         try:
@@ -353,6 +357,7 @@ class Run:
                 "state_entropy": self.entropy,
             }
         )
+        self._validation_s = time.perf_counter() - began
         stop = self.rules.validation(found.nats_per_token, self.train_loss, self.entropy)
         return stop or "" if self.recipe.stop_early else ""
 
