@@ -137,12 +137,19 @@ def _triton() -> Kernels:
     return TritonKernels()
 
 
+def _fla() -> Kernels:
+    from twin.lm.kernels.fla import FlaKernels
+
+    return FlaKernels()
+
+
 BACKENDS: dict[str, Callable[[], Kernels]] = {
     "reference": _reference,
     "chunked": _chunked,
     "compiled": _compiled,
     "native": _native,
     "triton": _triton,
+    "fla": _fla,
 }
 """Each raises KernelUnavailable with the reason where it cannot run."""
 
