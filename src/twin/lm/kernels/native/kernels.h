@@ -16,6 +16,31 @@ static inline int omp_get_thread_num() { return 0; }
 static inline int team_size() { return 1; }
 #endif
 
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+// Decays bring numbers below 1e-38, with which processors are a hundred times slower: they are 0
+// while this object lives, on this thread.
+struct NoDenormals {
+#if defined(__SSE__)
+    unsigned before = _mm_getcsr();
+    NoDenormals() { _mm_setcsr(before | 0x8040); }
+    ~NoDenormals() { _mm_setcsr(before); }
+#elif defined(__aarch64__)
+    uint64_t before;
+    NoDenormals() {
+        asm volatile("mrs %0, fpcr" : "=r"(before));
+        asm volatile("msr fpcr, %0" ::"r"(before | (1ull << 24)));
+    }
+    ~NoDenormals() { asm volatile("msr fpcr, %0" ::"r"(before)); }
+#else
+    NoDenormals() {}
+    ~NoDenormals() {}
+#endif
+    NoDenormals(const NoDenormals&) = delete;
+};
+
 using namespace simd;
 typedef int64_t i64;
 
@@ -53,11 +78,31 @@ inline void write_rows(const Tensor& x, i64 b, i64 t, i64 h, int rows, int colum
     else
         copy_rows((float*)at(x, b, t, h), x.time, from, ldf, rows, columns);
 }
-inline void fetch_rows(const Tensor& x, i64 b, i64 t, i64 h, int rows, int columns) {
-    for (int i = 0; i < rows; i++) {
-        char* row = at(x, b, t + i, h);
-        for (int c = 0; c < columns * (x.is_bf16 ? 2 : 4); c += 64) __builtin_prefetch(row + c, 0, 2);
-    }
+// All heads of a segment between a tensor's rows and scratch (head, token, column) with room for
+// SEGMENT tokens a head. Row after row: memory is twice as fast for it as head after head.
+template <class To, class From>
+INLINE void move_heads(To* to, ptrdiff_t t_time, ptrdiff_t t_head, const From* from, ptrdiff_t f_time,
+                       ptrdiff_t f_head, int rows, int heads, int columns) {
+    for (int t = 0; t < rows; t++)
+        for (int h = 0; h < heads; h++) {
+            To* x = to + t * t_time + h * t_head;
+            const From* y = from + t * f_time + h * f_head;
+            for (int c = 0; c < columns; c += L) store(x + c, load(y + c));
+        }
+}
+inline void read_heads(const Tensor& x, i64 b, i64 t, int h0, int h1, int rows, int columns, float* to) {
+    const ptrdiff_t size = (ptrdiff_t)SEGMENT * columns;
+    if (x.is_bf16)
+        move_heads(to, columns, size, (const uint16_t*)at(x, b, t, h0), x.time, x.head, rows, h1 - h0, columns);
+    else
+        move_heads(to, columns, size, (const float*)at(x, b, t, h0), x.time, x.head, rows, h1 - h0, columns);
+}
+inline void write_heads(const Tensor& x, i64 b, i64 t, int h0, int h1, int rows, int columns, const float* from) {
+    const ptrdiff_t size = (ptrdiff_t)SEGMENT * columns;
+    if (x.is_bf16)
+        move_heads((uint16_t*)at(x, b, t, h0), x.time, x.head, from, columns, size, rows, h1 - h0, columns);
+    else
+        move_heads((float*)at(x, b, t, h0), x.time, x.head, from, columns, size, rows, h1 - h0, columns);
 }
 
 // A block of memory that a thread keeps from call to call and deals out in pieces.
@@ -88,17 +133,24 @@ template <int R, int N>
 INLINE void product_tile(int depth, const float* a, ptrdiff_t row, ptrdiff_t next, const float* b,
                          ptrdiff_t ldb, float* c, ptrdiff_t ldc, float keep) {
     vf sum[R][N];
+    UNROLL
     for (int i = 0; i < R; i++)
+        UNROLL
         for (int n = 0; n < N; n++) sum[i][n] = keep == 0.f ? zero() : keep * load(c + i * ldc + n * L);
     for (int k = 0; k < depth; k++) {
         vf line[N];
+        UNROLL
         for (int n = 0; n < N; n++) line[n] = load(b + k * ldb + n * L);
+        UNROLL
         for (int i = 0; i < R; i++) {
             vf x = all(a[i * row + k * next]);
+            UNROLL
             for (int n = 0; n < N; n++) sum[i][n] += x * line[n];
         }
     }
+    UNROLL
     for (int i = 0; i < R; i++)
+        UNROLL
         for (int n = 0; n < N; n++) store(c + i * ldc + n * L, sum[i][n]);
 }
 template <int N>

@@ -31,6 +31,12 @@ typedef float vf_any __attribute__((vector_size(TWIN_BYTES), aligned(4), may_ali
 typedef uint16_t vh_any __attribute__((vector_size(TWIN_BYTES / 2), aligned(2), may_alias));
 
 #define INLINE inline __attribute__((always_inline))
+// Register tiles are arrays that live in registers only where every loop over them is unrolled.
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 INLINE vf load(const float* p) { return (vf) * (const vf_any*)p; }
 INLINE void store(float* p, vf x) { *(vf_any*)p = (vf_any)x; }
@@ -82,6 +88,7 @@ using lanes = std::make_integer_sequence<int, L>;
 
 template <int S>
 INLINE void exchange(vf* rows) {
+    UNROLL
     for (int i = 0; i < L; i++)
         if (!(i & S)) {
             vf a = rows[i], b = rows[i + S];
@@ -94,11 +101,13 @@ inline void transpose(const float* from, ptrdiff_t ldf, float* to, ptrdiff_t ldt
     for (int r = 0; r < rows; r += L)
         for (int c = 0; c < columns; c += L) {
             vf block[L];
+            UNROLL
             for (int i = 0; i < L; i++) block[i] = load(from + (r + i) * ldf + c);
             exchange<1>(block);
             exchange<2>(block);
             if constexpr (L > 4) exchange<4>(block);
             if constexpr (L > 8) exchange<8>(block);
+            UNROLL
             for (int i = 0; i < L; i++) store(to + (c + i) * ldt + r, block[i]);
         }
 }

@@ -533,6 +533,7 @@ inline int ssd_run(const Ssd& a, bool backward) {
     int failed = 0;
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1)
     {
+        NoDenormals quick;
         static thread_local Scratch scratch;
         SsdShared sh(a);
         SsdOwn own;

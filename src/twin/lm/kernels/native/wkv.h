@@ -34,22 +34,30 @@ template <int R, int N>
 INLINE void walk_tile(int tokens, float* s, ptrdiff_t lds, const float* r, const float* k, const float* w,
                       ptrdiff_t ldk, const float* v, float* o, ptrdiff_t ldv) {
     vf state[R][N];
+    UNROLL
     for (int i = 0; i < R; i++)
+        UNROLL
         for (int n = 0; n < N; n++) state[i][n] = load(s + i * lds + n * L);
     for (int t = 0; t < tokens; t++) {
         vf out[N], value[N];
+        UNROLL
         for (int n = 0; n < N; n++) out[n] = load(o + n * L), value[n] = load(v + n * L);
+        UNROLL
         for (int i = 0; i < R; i++) {
             vf read = all(r[i]), key = all(k[i]), keep = all(w[i]);
+            UNROLL
             for (int n = 0; n < N; n++) {
                 out[n] += read * state[i][n];
                 state[i][n] = keep * state[i][n] + key * value[n];
             }
         }
+        UNROLL
         for (int n = 0; n < N; n++) store(o + n * L, out[n]);
         r += ldk, k += ldk, w += ldk, v += ldv, o += ldv;
     }
+    UNROLL
     for (int i = 0; i < R; i++)
+        UNROLL
         for (int n = 0; n < N; n++) store(s + i * lds + n * L, state[i][n]);
 }
 inline void walk(int tokens, int K, int V, float* s, const float* r, const float* k, const float* w,
@@ -70,46 +78,60 @@ INLINE void return_tile(int tokens, const float* s, float* d, ptrdiff_t K, const
                         const float* w, const float* v, const float* d_o, ptrdiff_t V, float* dr, float* dk,
                         float* dw, float* kept) {
     vf state[R][N];
+    UNROLL
     for (int i = 0; i < R; i++)
+        UNROLL
         for (int n = 0; n < N; n++) state[i][n] = load(s + i * K + n * L);
     for (int t = 0; t < tokens; t++) {
         vf sum[N], key[N], keep[N];
+        UNROLL
         for (int n = 0; n < N; n++) {
             sum[n] = load(dr + t * K + n * L);
             key[n] = load(k + t * K + n * L);
             keep[n] = load(w + t * K + n * L);
         }
+        UNROLL
         for (int i = 0; i < R; i++) {
             vf value = all(v[t * V + i]), wish = all(d_o[t * V + i]);
+            UNROLL
             for (int n = 0; n < N; n++) {
                 store(kept + ((t * R + i) * N + n) * L, state[i][n]);
                 sum[n] += wish * state[i][n];
                 state[i][n] = keep[n] * state[i][n] + key[n] * value;
             }
         }
+        UNROLL
         for (int n = 0; n < N; n++) store(dr + t * K + n * L, sum[n]);
     }
+    UNROLL
     for (int i = 0; i < R; i++)
+        UNROLL
         for (int n = 0; n < N; n++) state[i][n] = load(d + i * K + n * L);
     for (int t = tokens - 1; t >= 0; t--) {
         vf to_k[N], to_w[N], read[N], keep[N];
+        UNROLL
         for (int n = 0; n < N; n++) {
             to_k[n] = load(dk + t * K + n * L);
             to_w[n] = load(dw + t * K + n * L);
             read[n] = load(r + t * K + n * L);
             keep[n] = load(w + t * K + n * L);
         }
+        UNROLL
         for (int i = 0; i < R; i++) {
             vf value = all(v[t * V + i]), wish = all(d_o[t * V + i]);
+            UNROLL
             for (int n = 0; n < N; n++) {
                 to_k[n] += value * state[i][n];
                 to_w[n] += load(kept + ((t * R + i) * N + n) * L) * state[i][n];
                 state[i][n] = keep[n] * state[i][n] + read[n] * wish;
             }
         }
+        UNROLL
         for (int n = 0; n < N; n++) store(dk + t * K + n * L, to_k[n]), store(dw + t * K + n * L, to_w[n]);
     }
+    UNROLL
     for (int i = 0; i < R; i++)
+        UNROLL
         for (int n = 0; n < N; n++) store(d + i * K + n * L, state[i][n]);
 }
 inline void walk_back(int tokens, int K, int V, const float* s, float* d, const float* r, const float* k,
@@ -161,56 +183,55 @@ INLINE Moments moments(const float* x, int n, float eps) {
     return {mean, 1.f / std::sqrt(sum(q) / n + eps)};
 }
 
+// The norm of one head's output at one token, times silu(g), in place
+INLINE void norm_forward(const Wkv& a, int h, float* o, const float* g) {
+    const int V = a.V;
+    const float *weight = a.norm_weight + h * V, *bias = a.norm_bias + h * V;
+    Moments m = moments(o, V, a.norm_eps);
+    for (int i = 0; i < V; i += L) {
+        vf x = (load(o + i) - m.mean) * m.scale, z = load(g + i);
+        x = x * load(weight + i) + load(bias + i);
+        store(o + i, x * z * sigmoid(z));
+    }
+}
+
 // Heads h0 to h1 of sequence b, from the first token to the last
 inline void wkv_forward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scratch) {
     const int K = a.K, V = a.V, H = a.H;
-    float *r = scratch.take(SEGMENT * K), *k = scratch.take(SEGMENT * K), *w = scratch.take(SEGMENT * K),
-          *v = scratch.take(SEGMENT * V), *o = scratch.take(SEGMENT * V), *g = scratch.take(SEGMENT * V);
+    const size_t rk = SEGMENT * K, rv = SEGMENT * V, heads = h1 - h0;
+    float *rs = scratch.take(heads * rk), *ks = scratch.take(heads * rk), *ws = scratch.take(heads * rk),
+          *vs = scratch.take(heads * rv), *gs = scratch.take(heads * rv), *os = scratch.take(heads * rv);
     const i64 segments = (a.T + SEGMENT - 1) / SEGMENT, size = (i64)K * V;
+    const Tensor raw{(char*)a.raw, a.T * H * V, (i64)H * V, V, 0};
     for (int h = h0; h < h1; h++)
         memcpy(a.state_out + (b * H + h) * size, a.state + (b * H + h) * size, size * 4);
     for (i64 seg = 0; seg < segments; seg++) {
         const i64 t0 = seg * SEGMENT;
         const int n = (int)std::min<i64>(SEGMENT, a.T - t0);
-        const int next = (int)std::min<i64>(SEGMENT, a.T - t0 - n);
+        read_heads(a.r, b, t0, h0, h1, n, K, rs);
+        read_heads(a.k, b, t0, h0, h1, n, K, ks);
+        read_heads(a.v, b, t0, h0, h1, n, V, vs);
+        if (a.g.p) read_heads(a.g, b, t0, h0, h1, n, V, gs);
+        read_heads(a.w, b, t0, h0, h1, n, K, ws);
+        if (a.saved)
+            memcpy(a.saved + ((b * segments + seg) * H + h0) * size, a.state_out + (b * H + h0) * size,
+                   heads * size * 4);
         for (int h = h0; h < h1; h++) {
-            float* s = a.state_out + (b * H + h) * size;
-            if (a.saved) memcpy(a.saved + ((b * segments + seg) * H + h) * size, s, size * 4);
-            read_rows(a.r, b, t0, h, n, K, r, K);
-            read_rows(a.k, b, t0, h, n, K, k, K);
-            read_rows(a.w, b, t0, h, n, K, w, K);
-            read_rows(a.v, b, t0, h, n, V, v, V);
+            float *r = rs + (h - h0) * rk, *k = ks + (h - h0) * rk, *w = ws + (h - h0) * rk,
+                  *v = vs + (h - h0) * rv, *o = os + (h - h0) * rv;
             decays(a, n * K, w, nullptr);
             for (int t = 0; t < n; t++) {
                 float x = bonus_of(r + t * K, k + t * K, a.u + h * K, K);
                 for (int i = 0; i < V; i += L) store(o + t * V + i, x * load(v + t * V + i));
             }
-            if (next) {
-                fetch_rows(a.r, b, t0 + n, h, next, K);
-                fetch_rows(a.k, b, t0 + n, h, next, K);
-                fetch_rows(a.v, b, t0 + n, h, next, V);
-                fetch_rows(a.w, b, t0 + n, h, next, K);
-                if (a.g.p) fetch_rows(a.g, b, t0 + n, h, next, V);
-            }
-            walk(n, K, V, s, r, k, w, K, v, o, V);
-            if (a.g.p) {
-                if (a.raw)
-                    for (int t = 0; t < n; t++)
-                        memcpy(a.raw + ((b * a.T + t0 + t) * H + h) * V, o + t * V, V * 4);
-                read_rows(a.g, b, t0, h, n, V, g, V);
-                for (int t = 0; t < n; t++) {
-                    float* row = o + t * V;
-                    Moments m = moments(row, V, a.norm_eps);
-                    for (int i = 0; i < V; i += L) {
-                        vf x = (load(row + i) - m.mean) * m.scale;
-                        x = x * load(a.norm_weight + h * V + i) + load(a.norm_bias + h * V + i);
-                        vf z = load(g + t * V + i);
-                        store(row + i, x * z * sigmoid(z));
-                    }
-                }
-            }
-            write_rows(a.o, b, t0, h, n, V, o, V);
+            walk(n, K, V, a.state_out + (b * H + h) * size, r, k, w, K, v, o, V);
         }
+        if (a.g.p) {
+            if (a.raw) write_heads(raw, b, t0, h0, h1, n, V, os);
+            for (int h = h0; h < h1; h++)
+                for (int t = 0; t < n; t++) norm_forward(a, h, os + (h - h0) * rv + t * V, gs + (h - h0) * rv + t * V);
+        }
+        write_heads(a.o, b, t0, h0, h1, n, V, os);
     }
 }
 
@@ -242,13 +263,15 @@ INLINE void norm_backward(const Wkv& a, const float* raw, float* d_o, float* g, 
 
 inline void wkv_backward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scratch) {
     const int K = a.K, V = a.V, H = a.H;
-    const size_t rk = SEGMENT * K, rv = SEGMENT * V;
-    float *r = scratch.take(rk), *k = scratch.take(rk), *w = scratch.take(rk), *logw = scratch.take(rk),
-          *v = scratch.take(rv), *d_o = scratch.take(rv), *g = scratch.take(rv), *dv = scratch.take(rv),
-          *dr = scratch.take(rk), *dk = scratch.take(rk), *dw = scratch.take(rk),
+    const size_t rk = SEGMENT * K, rv = SEGMENT * V, heads = h1 - h0;
+    float *rs = scratch.take(heads * rk), *ks = scratch.take(heads * rk), *ws = scratch.take(heads * rk),
+          *vs = scratch.take(heads * rv), *gs = scratch.take(heads * rv), *raws = scratch.take(heads * rv),
+          *d_os = scratch.take(heads * rv), *logw = scratch.take(rk), *dr = scratch.take(rk),
+          *dk = scratch.take(rk), *dw = scratch.take(rk), *dv = scratch.take(rv),
           *kept = scratch.take(SEGMENT * TWIN_TALL * 2 * L), *turned = scratch.take((size_t)K * V);
     const i64 segments = (a.T + SEGMENT - 1) / SEGMENT, size = (i64)K * V;
-    float* carried = scratch.take((size_t)(h1 - h0) * size);  // dS turned: rows of V
+    const Tensor raw{(char*)a.raw, a.T * H * V, (i64)H * V, V, 0};
+    float* carried = scratch.take(heads * size);  // dS turned: rows of V
     for (int h = h0; h < h1; h++) {
         float* ds = a.d_state + (b * H + h) * size;
         if (a.d_state_out)
@@ -265,37 +288,24 @@ inline void wkv_backward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scr
     for (i64 seg = segments - 1; seg >= 0; seg--) {
         const i64 t0 = seg * SEGMENT;
         const int n = (int)std::min<i64>(SEGMENT, a.T - t0);
+        read_heads(a.r, b, t0, h0, h1, n, K, rs);
+        read_heads(a.k, b, t0, h0, h1, n, K, ks);
+        read_heads(a.v, b, t0, h0, h1, n, V, vs);
+        if (a.g.p) read_heads(a.g, b, t0, h0, h1, n, V, gs);
+        if (a.g.p) read_heads(raw, b, t0, h0, h1, n, V, raws);
+        read_heads(a.w, b, t0, h0, h1, n, K, ws);
+        read_heads(a.d_o, b, t0, h0, h1, n, V, d_os);
         for (int h = h0; h < h1; h++) {
+            float *r = rs + (h - h0) * rk, *k = ks + (h - h0) * rk, *w = ws + (h - h0) * rk,
+                  *v = vs + (h - h0) * rv, *g = gs + (h - h0) * rv, *d_o = d_os + (h - h0) * rv;
             const float* u = a.u + h * K;
             float* du = a.du + (b * H + h) * K;
-            read_rows(a.r, b, t0, h, n, K, r, K);
-            read_rows(a.k, b, t0, h, n, K, k, K);
-            read_rows(a.w, b, t0, h, n, K, w, K);
-            read_rows(a.v, b, t0, h, n, V, v, V);
-            read_rows(a.d_o, b, t0, h, n, V, d_o, V);
             decays(a, n * K, w, logw);
-            if (a.g.p) {
-                read_rows(a.g, b, t0, h, n, V, g, V);
+            if (a.g.p)
                 for (int t = 0; t < n; t++)
-                    norm_backward(a, a.raw + ((b * a.T + t0 + t) * H + h) * V, d_o + t * V, g + t * V,
-                                  a.norm_weight + h * V, a.norm_bias + h * V,
-                                  a.d_norm_weight + (b * H + h) * V, a.d_norm_bias + (b * H + h) * V);
-                write_rows(a.dg, b, t0, h, n, V, g, V);
-            }
-            if (seg) {
-                const i64 before = t0 - SEGMENT;
-                fetch_rows(a.r, b, before, h, SEGMENT, K);
-                fetch_rows(a.k, b, before, h, SEGMENT, K);
-                fetch_rows(a.v, b, before, h, SEGMENT, V);
-                fetch_rows(a.w, b, before, h, SEGMENT, K);
-                fetch_rows(a.d_o, b, before, h, SEGMENT, V);
-                if (a.g.p) {
-                    fetch_rows(a.g, b, before, h, SEGMENT, V);
-                    for (int t = 0; t < SEGMENT; t++)
-                        for (int i = 0; i < V; i += 16)
-                            __builtin_prefetch(a.raw + ((b * a.T + before + t) * H + h) * V + i, 0, 2);
-                }
-            }
+                    norm_backward(a, raws + (h - h0) * rv + t * V, d_o + t * V, g + t * V, a.norm_weight + h * V,
+                                  a.norm_bias + h * V, a.d_norm_weight + (b * H + h) * V,
+                                  a.d_norm_bias + (b * H + h) * V);
             for (int t = 0; t < n; t++) {
                 float x = bonus_of(r + t * K, k + t * K, u, K);
                 float y = dot(d_o + t * V, v + t * V, V);
@@ -308,24 +318,28 @@ inline void wkv_backward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scr
                     store(du + i, load(du + i) + y * (rt * kt));
                 }
             }
-            const float* s = a.saved + ((b * segments + seg) * H + h) * size;
-            transpose(s, V, turned, K, K, V);
+            transpose(a.saved + ((b * segments + seg) * H + h) * size, V, turned, K, K, V);
             walk_back(n, K, V, turned, carried + (h - h0) * size, r, k, w, v, d_o, dr, dk, dw, kept);
             // dv: the forward walk from the last token to the first, r and k, v and do exchanged
             const ptrdiff_t last = n - 1;
             walk(n, K, V, a.d_state + (b * H + h) * size, k + last * K, r + last * K, w + last * K, -K,
                  d_o + last * V, dv + last * V, -V);
+            // the results take the place of what was read
             for (int i = 0; i < n * K; i += L) {
                 vf d = load(dw + i) * load(w + i);  // with respect to log w
                 vf lw = load(logw + i);
                 if (a.is_fused) d = lw > a.logw_min ? d * lw : (lw == lw ? zero() : lw);
-                store(dw + i, d);
+                store(w + i, d);
+                store(r + i, load(dr + i));
+                store(k + i, load(dk + i));
             }
-            write_rows(a.dr, b, t0, h, n, K, dr, K);
-            write_rows(a.dk, b, t0, h, n, K, dk, K);
-            write_rows(a.dw, b, t0, h, n, K, dw, K);
-            write_rows(a.dv, b, t0, h, n, V, dv, V);
+            memcpy(v, dv, n * V * 4);
         }
+        write_heads(a.dr, b, t0, h0, h1, n, K, rs);
+        write_heads(a.dk, b, t0, h0, h1, n, K, ks);
+        write_heads(a.dv, b, t0, h0, h1, n, V, vs);
+        if (a.g.p) write_heads(a.dg, b, t0, h0, h1, n, V, gs);
+        write_heads(a.dw, b, t0, h0, h1, n, K, ws);
     }
 }
 
@@ -339,6 +353,7 @@ inline int over_sequences(i64 B, i64 H, i64 threads, size_t floats_a_piece, Work
     int failed = 0;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
     for (i64 piece = 0; piece < B * shares; piece++) {
+        NoDenormals quick;
         static thread_local Scratch scratch;
         if (!scratch.reserve(floats_a_piece * 4)) {
 #pragma omp atomic write
@@ -352,13 +367,14 @@ inline int over_sequences(i64 B, i64 H, i64 threads, size_t floats_a_piece, Work
 }
 
 inline int wkv_forward(const Wkv& a) {
-    size_t floats = SEGMENT * (3 * a.K + 3 * a.V) + 4096;
+    size_t floats = a.H * SEGMENT * 3 * (a.K + a.V) + 4096;
     return over_sequences(a.B, a.H, a.threads, floats, [&](i64 b, int h0, int h1, Scratch& scratch) {
         wkv_forward_heads(a, b, h0, h1, scratch);
     });
 }
 inline int wkv_backward(const Wkv& a) {
-    size_t floats = SEGMENT * (8 * a.K + 5 * a.V + TWIN_TALL * 2 * L) + (a.H + 1) * a.K * a.V + 4096;
+    size_t floats = a.H * SEGMENT * (3 * a.K + 4 * a.V) + SEGMENT * (4 * a.K + a.V + TWIN_TALL * 2 * L) +
+                    (a.H + 1) * a.K * a.V + 4096;
     return over_sequences(a.B, a.H, a.threads, floats, [&](i64 b, int h0, int h1, Scratch& scratch) {
         wkv_backward_heads(a, b, h0, h1, scratch);
     });
