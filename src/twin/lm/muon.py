@@ -40,7 +40,8 @@ def orthogonalize(x_KMN: Tensor, coefficients: Coefficients = JORDAN) -> Tensor:
     """
     if x_KMN.shape[-2] > x_KMN.shape[-1]:
         return orthogonalize(x_KMN.mT, coefficients).mT
-    norm_K11 = torch.linalg.vector_norm(x_KMN, dim=(-2, -1), keepdim=True, dtype=torch.float32)
+    wide = torch.promote_types(x_KMN.dtype, torch.float32)
+    norm_K11 = torch.linalg.vector_norm(x_KMN, dim=(-2, -1), keepdim=True, dtype=wide)
     x_KMN = x_KMN / norm_K11.clamp(min=1e-7).to(x_KMN.dtype)
     if x_KMN.shape[-1] < _GRAM_FROM * x_KMN.shape[-2] or x_KMN.dtype != torch.float32:
         # Squaring the condition number is safe in float32 alone.
