@@ -1,0 +1,52 @@
+"""The transformer through the hybrid's own trainer: one loop, one clock, one optimizer, one
+validation. Only the network differs, and what its recipe says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lm_peers.transformer import Transformer
+from twin.lm.corpus import Corpus
+from twin.lm.optim import Average, Gradients, Optimizers, Rates
+from twin.lm.pretrain import Run
+from twin.lm.recipe import Recipe
+
+
+class TransformerRun(Run):
+    """A run of `twin.lm.pretrain` that trains this model; writes no checkpoint of a hybrid.
+
+    The recipe's shape must be the hybrid of equal size: memory is foreseen by it.
+    """
+
+    def __init__(self, recipe: Recipe, corpus: Corpus, folder: Path, *, model: Transformer) -> None:
+        super().__init__(recipe, corpus, folder, kernels="chunked")
+        self.model: Any = model.to(self.device)
+        self.optimizers = Optimizers(self.model, rates(recipe), newton_dtype=self.dtype)
+        self.gradients = Gradients(self.model)
+        self.average = Average(self.model, recipe.ema) if recipe.ema else None
+        torch.manual_seed(recipe.seed)
+
+    def _save_model(self, figures: dict[str, Any]) -> None:
+        """A checkpoint's format is the hybrid's."""
+
+    def _state_entropy(self) -> float | None:
+        """A KV cache has no such thing."""
+        return None
+
+
+def rates(recipe: Recipe) -> Rates:
+    return Rates(
+        optimizer=recipe.optimizer, matrix_lr=recipe.matrix_lr, lr=recipe.lr,
+        weight_decay=recipe.weight_decay, momentum=recipe.momentum,
+        betas=(recipe.beta1, recipe.beta2), blocks=recipe.blocks,
+        newton_steps=recipe.newton_steps, rwkv_lr=recipe.rwkv_lr, mamba_lr=recipe.mamba_lr,
+    )  # fmt: skip
+
+
+def recipe_optimizers(model: nn.Module) -> Optimizers:
+    """What the recipes train with: Muon for hidden matrices, AdamW for the rest."""
+    return Optimizers(model, Rates(), newton_dtype=torch.float32)
