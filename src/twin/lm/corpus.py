@@ -91,6 +91,14 @@ def prepare(
     return _open(folder, key, dict(source.left_out))
 
 
+def reopen(cache: Path, key: str) -> Corpus:
+    """The corpus that `prepare` left in `cache` under that key. Raises BadCorpus."""
+    folder = cache / key
+    if not key.isalnum() or not (folder / "meta.json").is_file():
+        raise BadCorpus(f"The text is no longer in {cache}. Give it again.")
+    return _open(folder, key, {})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Division:
     """Which bytes of which document are held out, in the order of the source."""

@@ -19,14 +19,14 @@ from twin.lm import diagnostics, exhibits, gates, gates_trained
 from twin.lm.config import state_bytes
 from twin.lm.errors import BadCorpus
 from twin.lm.evaluate import evaluate
-from twin.lm.gates_trained import FULL_RUN, WARM_UP, TrainingPoint, ValidationPoint
+from twin.lm.evidence import Subject, Text
+from twin.lm.gates_trained import FULL_RUN, WARM_UP, ValidationPoint
 from twin.lm.model import HybridLM
 from twin.lm.probe import train_briefly
 from twin.lm.recall import NeedleScore, needle_scores
 from twin.lm.recall_training import RecallPoint, compare_recall
 from twin.lm.report import Plot, Report, Table, build_report
 from twin.lm.state_health import state_readings
-from twin.lm.tokenizer import Tokenizer
 from twin.lm.verdict import Verdict
 
 Stage = Literal["build", "train", "long", "scale"]
@@ -36,27 +36,6 @@ MAX_STREAMS: Final = 4
 MAX_LENGTH: Final = 2048
 """Diagnostics read at most this many tokens of as many streams: seconds, not minutes."""
 MAX_LOSS_BYTES: Final = 131_072
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """A model under judgement, with what is known of its training."""
-
-    name: str
-    model: HybridLM
-    tokenizer: Tokenizer
-    steps: int
-    """Training steps behind these weights; 0 for one that was only built."""
-    history: tuple[TrainingPoint, ...] = ()
-    validation: tuple[ValidationPoint, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
-    """What is read: bytes to learn from, and bytes that the model was not trained on."""
-
-    train: bytes
-    held_out: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

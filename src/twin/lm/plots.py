@@ -121,23 +121,31 @@ def heat(
 
 
 def ranked(
-    title: str,
-    rows: Sequence[tuple[str, float, float, bool]],
-    *,
-    x: str,
+    panels: Sequence[tuple[str, Sequence[tuple[str, float, float, bool]]]], *, x: str
 ) -> Figure:
-    """Mean with its interval, best on top: (name, mean, half width, told apart from the best)."""
+    """Panels under each other, each with a title and rows, best on top: (name, mean, half width,
+    whether it is told apart from the best)."""
+    heights = [0.9 + 0.3 * max(1, len(rows)) for _, rows in panels]
     with mpl.rc_context(_STYLE):
-        figure, axes = _figure(0.9 + 0.3 * max(1, len(rows)))
-        for place, (_, mean, reach, apart) in enumerate(rows):
-            colour = MAMBA if apart else RWKV
-            axes.errorbar([mean], [place], xerr=[reach], fmt="o", color=colour, capsize=3,
-                          markersize=5, linewidth=1.6)  # fmt: skip
-        axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
-        for label in axes.get_yticklabels():
-            label.set_parse_math(False)  # a `$` in a name is no formula
-        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=x, title=title)
-        axes.grid(visible=False, axis="y")
+        figure = Figure(figsize=(6.4, sum(heights)), layout="constrained", facecolor="none")
+        grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)
+        for axes, (title, rows) in zip(grid[:, 0], panels, strict=True):
+            for place, (_, mean, reach, apart) in enumerate(rows):
+                axes.errorbar(
+                    [mean],
+                    [place],
+                    xerr=[reach],
+                    fmt="o",
+                    capsize=3,
+                    markersize=5,
+                    linewidth=1.6,
+                    color=MAMBA if apart else RWKV,
+                )
+            axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+            axes.set(ylim=(len(rows) - 0.4, -0.6))
+            axes.set_title(title, fontsize=10, loc="left")
+            axes.grid(visible=False, axis="y")
+        grid[-1, 0].set_xlabel(x)
         return figure
 
 
