@@ -14,6 +14,8 @@
 #include <immintrin.h>
 #endif
 
+#define PUBLIC __attribute__((visibility("default")))
+
 namespace {
 
 typedef float f16v __attribute__((vector_size(64)));
@@ -24,16 +26,24 @@ typedef int32_t i16u __attribute__((vector_size(64), aligned(1)));
 
 inline f16v load(const float* p) { return (f16v) * (const f16u*)p; }
 inline void store(float* p, f16v v) { *(f16u*)p = (f16u)v; }
-inline f16v all(float x) { return f16v{} + x; }
+inline f16v all(float x) { return x - f16v{}; }  // unlike x + 0, the compiler may drop the sum
 
 
 // Halves first: an order that vector units are good at, and the same on every machine.
 inline float fold(f16v v) {
+#if defined(__AVX512F__)
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256((__m512)v),
+                             _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+#else
     float t[16];
     store(t, v);
     for (int i = 0; i < 8; i++) t[i] += t[i + 8];
     for (int i = 0; i < 4; i++) t[i] += t[i + 4];
     return (t[0] + t[2]) + (t[1] + t[3]);
+#endif
 }
 
 // exp with a relative error under 2e-7; Cephes' polynomial after reduction by powers of two.
@@ -55,6 +65,13 @@ inline f16v exp16(f16v x) {
 }
 inline f16v sigmoid16(f16v x) { return 1.0f / (1.0f + exp16(-x)); }
 inline f16v silu16(f16v x) { return x / (1.0f + exp16(-x)); }
+
+// log(1 + exp(x)) through 2 atanh(y / (2 + y)) with y = exp(-|x|), whose argument is at most 1/3.
+inline f16v softplus16(f16v x) {
+    f16v y = exp16(x < 0.0f ? x : -x), z = y / (2.0f + y), zz = z * z, p = all(1.0f / 15);
+    for (int odd = 13; odd > 0; odd -= 2) p = p * zz + 1.0f / odd;
+    return (x < 0.0f ? all(0.0f) : x) + 2.0f * z * p;
+}
 inline f16v tanh16(f16v x) { return 2.0f / (1.0f + exp16(-2.0f * x)) - 1.0f; }
 
 }  // namespace
@@ -94,6 +111,7 @@ namespace {
 
 int up(int n, int to) { return (n + to - 1) / to * to; }
 constexpr int PANEL = 32;
+constexpr int MOST_HEADS = 1024;
 constexpr int ROWS = 64;  // streams that are worked on together; bounds the scratch
 
 // Quantized inputs of a product: one scale and the sum of its bytes for each row.
@@ -127,7 +145,7 @@ void quantize(const Rows& in, int n, int cols) {
             i16v w = __builtin_convertvector(v + (v < 0.0f ? all(-0.5f) : all(0.5f)), i16v);
             totals += w;
 #if defined(__AVX512F__)
-            _mm_storeu_si128((__m128i*)(q + c), _mm512_cvtepi32_epi8((__m512i)w));
+            _mm512_mask_cvtepi32_storeu_epi8(q + c, 0xffff, (__m512i)w);
 #else
             for (int i = 0; i < 16; i++) q[c + i] = (int8_t)w[i];
 #endif
@@ -144,23 +162,37 @@ void quantize(const Rows& in, int n, int cols) {
     }
 }
 
+// Four products of bytes to each of 16 sums. The instruction is written out because the file is
+// compiled for all machines with AVX-512, of which not all have it: `has_vnni` asks at run time.
+template <bool VNNI>
 inline i16v dot4(i16v acc, i16v weights_u8, int32_t inputs_s8) {
-#if defined(__AVX512VNNI__)
-    return (i16v)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)weights_u8, _mm512_set1_epi32(inputs_s8));
-#else
+#if defined(__AVX512F__)
+    if constexpr (VNNI) {
+        const i16v inputs = inputs_s8 - i16v{};
+        asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(weights_u8), "v"(inputs));
+        return acc;
+    }
+#endif
     int8_t a[4];
     std::memcpy(a, &inputs_s8, 4);
-    u16v w = (u16v)weights_u8;
+    const u16v w = (u16v)weights_u8;
     acc += (i16v)(w & 255u) * (int32_t)a[0];
     acc += (i16v)((w >> 8) & 255u) * (int32_t)a[1];
     acc += (i16v)((w >> 16) & 255u) * (int32_t)a[2];
-    acc += (i16v)(w >> 24) * (int32_t)a[3];
-    return acc;
+    return acc + (i16v)(w >> 24) * (int32_t)a[3];
+}
+
+bool has_vnni() {
+#if defined(__AVX512F__)
+    static const bool has = __builtin_cpu_supports("avx512vnni");
+    return has;
+#else
+    return false;
 #endif
 }
 
 // M rows times P panels. The inner loop has one chain for each output, in the order of k.
-template <int KIND, int M, int P>
+template <int KIND, bool VNNI, int M, int P>
 void tile(const Matrix& w, const Rows& in, int row, int panel, float* out, int out_stride) {
     const int cols = w.cols;
     f16v result[M][2 * P];
@@ -181,7 +213,7 @@ void tile(const Matrix& w, const Rows& in, int row, int panel, float* out, int o
                 int32_t four;
                 std::memcpy(&four, in.q + (size_t)(row + m) * in.q_stride + 4 * k, 4);
                 _Pragma("GCC unroll 16")
-                for (int p = 0; p < 2 * P; p++) acc[m][p] = dot4(acc[m][p], panel_w[p], four);
+                for (int p = 0; p < 2 * P; p++) acc[m][p] = dot4<VNNI>(acc[m][p], panel_w[p], four);
             }
         }
         _Pragma("GCC unroll 16")
@@ -234,35 +266,37 @@ constexpr int MOST = 12;
 constexpr int MOST = 2;
 #endif
 
-template <int KIND>
+template <int KIND, bool VNNI>
 void rows_times(const Matrix& w, const Rows& in, int n, float* out, int stride) {
     const int panels = up(w.rows, PANEL) / PANEL;
     if (n == 1) {  // bound by memory: two panels at once, so that latency does not count
         int p = 0;
-        for (; p + 2 <= panels; p += 2) tile<KIND, 1, 2>(w, in, 0, p, out, stride);
-        if (p < panels) tile<KIND, 1, 1>(w, in, 0, p, out, stride);
+        for (; p + 2 <= panels; p += 2) tile<KIND, VNNI, 1, 2>(w, in, 0, p, out, stride);
+        if (p < panels) tile<KIND, VNNI, 1, 1>(w, in, 0, p, out, stride);
         return;
     }
     for (int p = 0; p < panels; p++) {
         int r = 0;
         if constexpr (MOST == 12) {
-            for (; r + 12 <= n; r += 12) tile<KIND, 12, 1>(w, in, r, p, out, stride);
-            for (; r + 6 <= n; r += 6) tile<KIND, 6, 1>(w, in, r, p, out, stride);
-            for (; r + 4 <= n; r += 4) tile<KIND, 4, 1>(w, in, r, p, out, stride);
+            for (; r + 12 <= n; r += 12) tile<KIND, VNNI, 12, 1>(w, in, r, p, out, stride);
+            for (; r + 6 <= n; r += 6) tile<KIND, VNNI, 6, 1>(w, in, r, p, out, stride);
+            for (; r + 4 <= n; r += 4) tile<KIND, VNNI, 4, 1>(w, in, r, p, out, stride);
         }
-        for (; r + 2 <= n; r += 2) tile<KIND, 2, 1>(w, in, r, p, out, stride);
-        if (r < n) tile<KIND, 1, 1>(w, in, r, p, out, stride);
+        for (; r + 2 <= n; r += 2) tile<KIND, VNNI, 2, 1>(w, in, r, p, out, stride);
+        if (r < n) tile<KIND, VNNI, 1, 1>(w, in, r, p, out, stride);
     }
 }
 
 // out (n, stride) = in (n, cols) times the matrix transposed; writes up to a multiple of 32 columns.
 void times(const Matrix& w, const Rows& in, int n, float* out, int stride) {
-    if (w.kind == 2)
-        rows_times<2>(w, in, n, out, stride);
+    if (w.kind == 2 && has_vnni())
+        rows_times<2, true>(w, in, n, out, stride);
+    else if (w.kind == 2)
+        rows_times<2, false>(w, in, n, out, stride);
     else if (w.kind == 1)
-        rows_times<1>(w, in, n, out, stride);
+        rows_times<1, false>(w, in, n, out, stride);
     else
-        rows_times<0>(w, in, n, out, stride);
+        rows_times<0, false>(w, in, n, out, stride);
 }
 
 // out = x / rms(x) * weight; D is a multiple of 16. A null weight counts as ones.
@@ -316,106 +350,142 @@ Scratch lay_out(const Network& g, float* at, int n) {
     return s;
 }
 
-// One stream's head-by-head recurrence; reads p = [r|k|v|g|..] and w, moves the state by one token.
-void wkv(const Network& g, const Layer& l, const float* p, const float* w_raw, float* state, float* o) {
+// One stream's RWKV recurrence; reads p = [r|k|v|g|..] and w (decays before exp(-exp(.)), which
+// it overwrites), moves the state by one token. In passes over all heads, so that the latencies of
+// one head's sums hide behind the next head's.
+void wkv(const Network& g, const Layer& l, const float* p, float* w, float* state, float* o) {
     const int D = g.D, K = g.K;
-    float decay[256], ur[256];
-    for (int h = 0; h < g.H; h++) {
-        const float *r = p + h * K, *k = r + D, *v = k + D, *gate = v + D;
+    const float *r = p, *k = r + D, *v = k + D, *gate = v + D;
+    for (int d = 0; d < D; d += 16) {
+        f16v logw = -exp16(load(w + d) + load(l.decay_base + d));
+        store(w + d, exp16(logw < g.logw_min ? all(g.logw_min) : logw));
+    }
+    for (int h = 0; h < D; h += K) {  // what the token says to itself: sum_k r_k u_k k_k times v
         f16v bonus = all(0.0f);
-        for (int c = 0; c < K; c += 16) {
-            f16v w = load(w_raw + h * K + c);
-            f16v logw = -exp16(w);
-            logw = logw < g.logw_min ? all(g.logw_min) : logw;
-            store(decay + c, exp16(logw));
-            bonus += load(r + c) * load(l.bonus + h * K + c) * load(k + c);
-        }
-        const float own = fold(bonus);  // sum_k r_k u_k k_k: what the token says to itself
-        float* S = state + (size_t)h * K * K;
-        float* out = o + h * K;
-        for (int c = 0; c < K; c += 16) store(ur + c, own * load(v + c));
-        for (int v0 = 0; v0 < K; v0 += 32) {
-            const int wide = K - v0 >= 32;
-            f16v va = load(v + v0), vb = wide ? load(v + v0 + 16) : all(0.0f);
-            f16v oa = load(ur + v0), ob = wide ? load(ur + v0 + 16) : all(0.0f);
+        for (int c = h; c < h + K; c += 16) bonus += load(r + c) * load(l.bonus + c) * load(k + c);
+        const float own = fold(bonus);
+        for (int c = h; c < h + K; c += 16) store(o + c, own * load(v + c));
+    }
+    for (int h = 0; h < D; h += K) {
+        float* S = state + (size_t)h * K;
+        int at = 0;
+        for (; at + 32 <= K; at += 32) {
+            const f16v va = load(v + h + at), vb = load(v + h + at + 16);
+            f16v oa = load(o + h + at), ob = load(o + h + at + 16);
             for (int c = 0; c < K; c++) {
-                float* row = S + (size_t)c * K + v0;
-                f16v sa = load(row);
-                oa += r[c] * sa;
-                store(row, decay[c] * sa + k[c] * va);
-                if (wide) {
-                    f16v sb = load(row + 16);
-                    ob += r[c] * sb;
-                    store(row + 16, decay[c] * sb + k[c] * vb);
-                }
+                float* row = S + (size_t)c * K + at;
+                const f16v sa = load(row), sb = load(row + 16);
+                oa += r[h + c] * sa;
+                ob += r[h + c] * sb;
+                store(row, w[h + c] * sa + k[h + c] * va);
+                store(row + 16, w[h + c] * sb + k[h + c] * vb);
             }
-            store(out + v0, oa);
-            if (wide) store(out + v0 + 16, ob);
+            store(o + h + at, oa);
+            store(o + h + at + 16, ob);
         }
-        f16v s1 = all(0.0f);
-        for (int c = 0; c < K; c += 16) s1 += load(out + c);
-        const float mean = fold(s1) / K;
-        f16v s2 = all(0.0f);
-        for (int c = 0; c < K; c += 16) s2 += (load(out + c) - mean) * (load(out + c) - mean);
-        const float inverse = 1.0f / std::sqrt(fold(s2) / K + g.head_eps);
-        for (int c = 0; c < K; c += 16) {
-            f16v y = (load(out + c) - mean) * inverse * load(l.group_weight + h * K + c) +
-                     load(l.group_bias + h * K + c);
-            store(out + c, y * silu16(load(gate + c)));
+        for (; at < K; at += 16) {
+            const f16v va = load(v + h + at);
+            f16v oa = load(o + h + at);
+            for (int c = 0; c < K; c++) {
+                float* row = S + (size_t)c * K + at;
+                const f16v sa = load(row);
+                oa += r[h + c] * sa;
+                store(row, w[h + c] * sa + k[h + c] * va);
+            }
+            store(o + h + at, oa);
+        }
+    }
+    for (int h = 0; h < D; h += K) {
+        f16v total = all(0.0f), squares = all(0.0f);
+        for (int c = h; c < h + K; c += 16) total += load(o + c);
+        const float mean = fold(total) / K;
+        for (int c = h; c < h + K; c += 16) squares += (load(o + c) - mean) * (load(o + c) - mean);
+        const float inverse = 1.0f / std::sqrt(fold(squares) / K + g.head_eps);
+        for (int c = h; c < h + K; c += 16) {
+            f16v y = (load(o + c) - mean) * inverse * load(l.group_weight + c);
+            store(o + c, (y + load(l.group_bias + c)) * silu16(load(gate + c)));
         }
     }
 }
 
-// One stream's convolution and state space; p = [z|x|B|C|dt].
-void mamba(const Network& g, const Layer& l, float* p, float* conv, float* ssm, float* o) {
-    const int P = g.P, N = g.N, Di = g.Hm * P, C = Di + 2 * N, W = g.W;
-    const float* z = p;
-    float* x = p + Di;
-    for (int c = 0; c < C; c++) {
-        float now = x[c], y = l.conv_bias[c] + l.conv_weight[(size_t)(W - 1) * C + c] * now;
-        for (int j = 0; j < W - 1; j++) y += l.conv_weight[(size_t)j * C + c] * conv[(size_t)j * C + c];
-        for (int j = 0; j + 2 < W; j++) conv[(size_t)j * C + c] = conv[(size_t)(j + 1) * C + c];
-        if (W > 1) conv[(size_t)(W - 2) * C + c] = now;
-        x[c] = y;
+// The convolution's step over channels c .. c + 15 (or the one channel c): x holds the newest input
+// and becomes the mixed one, conv the W - 1 inputs before.
+template <typename Lanes>
+void convolve(const Network& g, const Layer& l, float* x, float* conv, int C, int c) {
+    auto at = [](const float* from) {
+        Lanes v;
+        std::memcpy(&v, from, sizeof v);
+        return v;
+    };
+    const Lanes now = at(x + c);
+    Lanes y = at(l.conv_bias + c) + at(l.conv_weight + (size_t)(g.W - 1) * C + c) * now;
+    for (int j = 0; j < g.W - 1; j++) {
+        float* slot = conv + (size_t)j * C + c;
+        y += at(l.conv_weight + (size_t)j * C + c) * at(slot);
+        const Lanes next = j + 2 < g.W ? at(slot + C) : now;
+        std::memcpy(slot, &next, sizeof next);
     }
+    std::memcpy(x + c, &y, sizeof y);
+}
+
+// One stream's convolution and state space; p = [z|x|B|C|dt] is overwritten.
+void mamba(const Network& g, const Layer& l, float* p, float* conv, float* ssm, float* o) {
+    const int P = g.P, N = g.N, Di = g.Hm * P, C = Di + 2 * N;
+    const float* z = p;
+    float *x = p + Di, *dt = p + Di + C;
     int c = 0;
-    for (; c + 16 <= C; c += 16) store(x + c, silu16(load(x + c)));
-    for (; c < C; c++) x[c] = x[c] / (1.0f + std::exp(-x[c]));
-    const float *B = x + Di, *Cs = B + N, *dt_raw = Cs + N;
-    f16v squares = all(0.0f);
+    for (; c + 16 <= C; c += 16) {
+        convolve<f16v>(g, l, x, conv, C, c);
+        store(x + c, silu16(load(x + c)));
+    }
+    for (; c < C; c++) {
+        convolve<float>(g, l, x, conv, C, c);
+        x[c] = x[c] / (1.0f + std::exp(-x[c]));
+    }
+    float kept[MOST_HEADS];
+    for (int h = 0; h < g.Hm; h += 16) {  // the projection's padding leaves room
+        const f16v step = softplus16(load(dt + h) + load(l.dt_bias + h));
+        store(dt + h, step);
+        store(kept + h, exp16(load(l.a + h) * step));
+    }
+    const float *B = x + Di, *Cs = B + N;
     for (int h = 0; h < g.Hm; h++) {
-        const float raw = dt_raw[h] + l.dt_bias[h];
-        const float dt = raw > 20.0f ? raw : std::log1p(std::exp(raw));
-        const float a = std::exp(l.a[h] * dt);
         float* S = ssm + (size_t)h * N * P;
-        for (int q = 0; q < P; q += 32) {
-            const int wide = P - q >= 32;
-            const float* xs = x + h * P + q;
-            f16v xa = load(xs), xb = wide ? load(xs + 16) : all(0.0f);
+        const float a = kept[h];
+        int at = 0;
+        for (; at + 32 <= P; at += 32) {
+            f16v xa = load(x + h * P + at), xb = load(x + h * P + at + 16);
             f16v ya = xa * l.skip[h], yb = xb * l.skip[h];
-            xa *= dt;
-            xb *= dt;
+            xa *= dt[h];
+            xb *= dt[h];
             for (int i = 0; i < N; i++) {
-                float* row = S + (size_t)i * P + q;
-                f16v sa = a * load(row) + B[i] * xa;
+                float* row = S + (size_t)i * P + at;
+                const f16v sa = a * load(row) + B[i] * xa, sb = a * load(row + 16) + B[i] * xb;
+                store(row, sa);
+                store(row + 16, sb);
+                ya += Cs[i] * sa;
+                yb += Cs[i] * sb;
+            }
+            store(o + h * P + at, ya);
+            store(o + h * P + at + 16, yb);
+        }
+        for (; at < P; at += 16) {
+            f16v xa = load(x + h * P + at), ya = xa * l.skip[h];
+            xa *= dt[h];
+            for (int i = 0; i < N; i++) {
+                float* row = S + (size_t)i * P + at;
+                const f16v sa = a * load(row) + B[i] * xa;
                 store(row, sa);
                 ya += Cs[i] * sa;
-                if (wide) {
-                    f16v sb = a * load(row + 16) + B[i] * xb;
-                    store(row + 16, sb);
-                    yb += Cs[i] * sb;
-                }
             }
-            float* out = o + h * P + q;
-            ya *= silu16(load(z + h * P + q));
-            store(out, ya);
-            squares += ya * ya;
-            if (wide) {
-                yb *= silu16(load(z + h * P + q + 16));
-                store(out + 16, yb);
-                squares += yb * yb;
-            }
+            store(o + h * P + at, ya);
         }
+    }
+    f16v squares = all(0.0f);
+    for (int d = 0; d < Di; d += 16) {
+        const f16v y = load(o + d) * silu16(load(z + d));
+        store(o + d, y);
+        squares += y * y;
     }
     const float inverse = 1.0f / std::sqrt(fold(squares) / Di + g.eps);
     for (int d = 0; d < Di; d += 16) store(o + d, load(o + d) * inverse * load(l.mamba_norm + d));
@@ -498,7 +568,6 @@ void run_layer(const Network& g, const Layer& l, const Scratch& s, int n, float*
         float *p = s.p + (size_t)b * s.p_stride, *w = s.w + (size_t)b * s.w_stride;
         float* own = state + (size_t)b * g.state_floats;
         if (has_rwkv) {
-            for (int d = 0; d < D; d += 16) store(w + d, load(w + d) + load(l.decay_base + d));
             wkv(g, l, p, w, own, s.o + (size_t)b * D);
         }
         if (has_mamba)
@@ -564,30 +633,24 @@ int64_t draw(const float* logits, int n, double temperature, double u) {
 extern "C" {
 
 // Bytes of the structs, for the caller to compare with its own idea of them.
-int64_t decode_sizes(int which) {
+PUBLIC int64_t decode_sizes(int which) {
     return which == 0 ? sizeof(Matrix) : which == 1 ? sizeof(Layer) : sizeof(Network);
 }
 
-double decode_uniform(uint64_t seed, uint64_t place) { return uniform(seed, place); }
+PUBLIC double decode_uniform(uint64_t seed, uint64_t place) { return uniform(seed, place); }
 
-int32_t decode_multiplies_bytes(void) {
-#if defined(__AVX512VNNI__)
-    return 1;
-#else
-    return 0;
-#endif
-}
+PUBLIC int32_t decode_multiplies_bytes(void) { return has_vnni(); }
 
 // Floats that one call needs beside the state, and logits' stride: the caller allocates both.
-int64_t decode_scratch(const Network* g, int64_t n) {
+PUBLIC int64_t decode_scratch(const Network* g, int64_t n) {
     n = n < ROWS ? n : ROWS;
     Scratch s = lay_out(*g, nullptr, (int)n);
     return (int64_t)((float*)s.q - (float*)nullptr) + s.q_stride / 4 * n + 64;
 }
-int64_t decode_logits_stride(const Network* g) { return up(g->VO, PANEL); }
+PUBLIC int64_t decode_logits_stride(const Network* g) { return up(g->VO, PANEL); }
 
 // tokens (n) -> logits (n, stride); state (n, state_floats) moves by one token.
-void decode_step(const Network* network, const int64_t* tokens, float* state, float* logits,
+PUBLIC void decode_step(const Network* network, const int64_t* tokens, float* state, float* logits,
                  float* scratch, int64_t n) {
     const Network& g = *network;
     const int stride = up(g.VO, PANEL);
@@ -610,7 +673,7 @@ void decode_step(const Network* network, const int64_t* tokens, float* state, fl
 
 // Token after token without a word from Python: out (n, steps). `tokens` are the ones to begin
 // with; draws are greedy at temperature 0, else with uniform(seed of the stream, place + step).
-void decode_run(const Network* network, const int64_t* tokens, float* state, float* logits,
+PUBLIC void decode_run(const Network* network, const int64_t* tokens, float* state, float* logits,
                 float* scratch, int64_t n, int64_t steps, double temperature, const uint64_t* seeds,
                 int64_t place, int64_t* current, int64_t* out) {
     const int stride = up(network->VO, PANEL);

@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -19,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from twin.lm import state as states
-from twin.lm.decode.library import Packed, bind, why_not
+from twin.lm.decode.library import Packed, load, why_not
 from twin.lm.decode.packing import Weights, aligned
 from twin.lm.decode.states import ArrayState, EngineState, TupleState
 from twin.lm.errors import BadConfig, BadTokens, KernelUnavailable
@@ -36,7 +34,6 @@ PREFILL = 1024
 """Tokens that the model reads at once: bounds the memory of a long prompt."""
 SHORT = 48
 """Up to so many tokens the native step is faster than torch's forward pass."""
-SOURCE = Path(__file__).with_name("decode.cpp")
 
 
 class Engine:
@@ -267,18 +264,6 @@ def measure_loss_change(engine: Engine, tokens: Tokens) -> LossChange:
             )
     count = len(numbers) - 1
     return LossChange(model_nats=theirs / count, engine_nats=ours / count, num_tokens=count)
-
-
-@lru_cache(maxsize=1)
-def load() -> ctypes.CDLL:
-    """The native code, built the first time. Raises KernelUnavailable with the reason."""
-    from twin.lm.kernels.native.build import build
-
-    path = build(SOURCE)
-    try:
-        return bind(str(path))
-    except OSError as error:
-        raise KernelUnavailable(f"The decode engine cannot be loaded: {error}.") from error
 
 
 def _fastest(library: ctypes.CDLL) -> Weights:

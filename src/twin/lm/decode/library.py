@@ -6,12 +6,15 @@ here and there are compared by size when the library is loaded.
 
 import ctypes
 from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from twin.lm.config import HybridConfig
 from twin.lm.decode.packing import FORMS, Arena, Weights
+from twin.lm.errors import KernelUnavailable
 from twin.lm.kernels.composed import HEAD_NORM_EPS, NORM_EPS
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from twin.lm.model import HybridLM
 
+SOURCE = Path(__file__).with_name("decode.cpp")
 LANES = 16
 """Channels of a vector; heads and widths are whole numbers of them."""
 MAX_HEAD_DIM = 256
@@ -90,15 +94,21 @@ def why_not(model: "HybridLM") -> str:
     return next((fault for fault, is_so in faults.items() if is_so), "")
 
 
-def bind(path: str) -> ctypes.CDLL:
-    """The library with its functions' types. Raises OSError where it cannot be loaded or was built
-    from another source."""
-    library = ctypes.CDLL(path)
+@cache
+def load() -> ctypes.CDLL:
+    """The native code with its functions' types, built the first time. Raises KernelUnavailable
+    with the reason."""
+    from twin.lm.kernels.native.build import load as build
+
+    library = build(SOURCE)
     library.decode_sizes.restype = c_int64
     ours = tuple(ctypes.sizeof(each) for each in (Matrix, Layer, Network))
     theirs = tuple(library.decode_sizes(number) for number in range(3))
     if ours != theirs:
-        raise OSError(f"{path}: structs of {theirs} bytes, not {ours}")
+        raise KernelUnavailable(
+            f"decode.cpp has structs of {theirs} bytes where {ours} are expected. Install one "
+            "version of the package."
+        )
     for name in ("decode_scratch", "decode_logits_stride"):
         getattr(library, name).restype = c_int64
     library.decode_scratch.argtypes = [POINTER(Network), c_int64]
