@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "improve": ("twin.cli.improve", "Learns a repository, judges, serves the winner."),
     "index": ("twin.cli.index", "What is in the files: symbols, imports, languages."),
     "keys": ("twin.cli.keys", "Who may ask the gateway: create, list, revoke."),
+    "lm": ("twin.cli.lm", "Language models of one's own: continue a text, judge, compare."),
     "locate": ("twin.cli.locate", "Which files and symbols a task touches, and why."),
     "mine": ("twin.cli.mine", "What a history holds, and what each rule removed."),
     "models": ("twin.cli.models", "The versions of each model; promote, roll back, history."),
