@@ -10,8 +10,8 @@ from torch import Tensor
 
 from twin.lm.errors import KernelUnavailable
 from twin.lm.kernels.chunked import Chunked
-from twin.lm.kernels.native import ops
-from twin.lm.precision import activation_dtype
+from twin.lm.kernels.native import half, ops
+from twin.lm.precision import activation_dtype, is_half
 
 LANES = 16
 TYPES = (torch.float32, torch.bfloat16)
@@ -43,6 +43,12 @@ class Native(Chunked):
 
     def __init__(self) -> None:
         ops.library()
+        self.has_half = half.available() is None
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.has_half and is_half() and half.pays(x, weight):
+            return half.half_linear(x, weight)
+        return super().linear(x, weight)
 
     def wkv6(
         self, r_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor, logw_BTHK: Tensor, u_HK: Tensor,

@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -109,14 +110,15 @@ def cache_folder() -> Path:
     return Path(base) / "cognitive-twin" / "native"
 
 
-def load(source: Path, openmp: Path | None = None) -> ctypes.CDLL:
+def load(source: Path, openmp: Path | None = None, *, extra: Sequence[str] = ()) -> ctypes.CDLL:
     """The library of this C++ file and the headers (*.h) next to it, built where it is new.
 
     `openmp` is the runtime to link with: give the one that torch has loaded, so that both share
     one pool of threads. Without one the compiler's own is used, and without that a single thread.
+    `extra` are flags for this file alone.
     Raises KernelUnavailable where it cannot be built or loaded; the message says why.
     """
-    command, flags = compiler(), [*FLAGS, *LEVELS[level()]]
+    command, flags = compiler(), [*FLAGS, *LEVELS[level()], *extra]
     parts = [source.name.encode(), *(p.read_bytes() for p in [source, *_headers(source)])]
     parts += [_version(tuple(command)), " ".join(flags).encode(), str(openmp).encode()]
     parts += [platform.machine().encode()]

@@ -22,7 +22,7 @@ struct Linear {
     float* y;
     const float* dy;
     int64_t ldy;
-    half* packed_dy;  // (groups, panels of 24, stride, 24)
+    half* packed_dy;  // (groups, or 1 for one thread; panels of 24, stride, 24)
     int32_t* dy_scale;
     float* dx;  // either may be null
     float* dw;
@@ -30,8 +30,9 @@ struct Linear {
     int64_t groups() const { return (rows + group - 1) / group; }
     int64_t rows_of(int64_t g) const { return rows - g * group < group ? rows - g * group : group; }
     half* x_of(int64_t g) const { return packed_x + g * ((inputs + INPUT - 1) / INPUT) * INPUT * stride; }
-    half* dy_of(int64_t g) const {
-        return packed_dy + g * ((outputs + GRADIENT - 1) / GRADIENT) * GRADIENT * stride;
+    half* dy_of(int64_t g) const {  // one thread needs one group at a time
+        const int64_t size = (outputs + GRADIENT - 1) / GRADIENT * GRADIENT * stride;
+        return packed_dy + (threads > 1 ? g * size : 0);
     }
     // Parts of a group that are worked on apart: 1, where that shares the work evenly.
     int64_t parts() const {
@@ -44,83 +45,96 @@ struct Linear {
 };
 
 int64_t part_end(int64_t rows, int64_t part, int64_t parts) {
-    return ((rows + TALL - 1) / TALL * part / parts) * TALL;
+    const int64_t end = (rows + TALL - 1) / TALL * part / parts * TALL;
+    return end < rows ? end : rows;
 }
 
-// One operand's rows by the weights, group after group.
-template <int T, class Source>
-void multiply_groups(const Linear& a, Source source, const int32_t* scales, int weight_scale,
-                     int64_t depth, float* to, int64_t columns) {
-    const int64_t parts = a.parts();
-#pragma omp for schedule(static)
-    for (int64_t unit = 0; unit < a.groups() * parts; unit++) {
-        const int64_t g = unit / parts, rows = a.rows_of(g);
-        const int64_t from = part_end(rows, unit % parts, parts);
-        int64_t upto = part_end(rows, unit % parts + 1, parts);
-        upto = upto < rows ? upto : rows;
-        if (from >= upto) continue;
-        rows_by_columns<T>(source(g) + from * T, a.stride * T, a.packed_weight, depth,
-                           {to + (g * a.group + from) * columns, columns, upto - from, columns,
-                            -scales[g] - weight_scale, false});
-    }
+void convert_x(const Linear& a, int64_t g) {
+    const float* x = a.x + g * a.group * a.ldx;
+    const int scale = exponent(greatest(x, a.ldx, a.rows_of(g), a.inputs), INPUT_LIMIT);
+    convert<INPUT>(x, a.ldx, a.rows_of(g), a.inputs, a.group, scale, a.x_of(g), a.stride * INPUT);
+    a.x_scale[g] = scale;
+}
+void convert_dy(const Linear& a, int64_t g) {
+    const float* dy = a.dy + g * a.group * a.ldy;
+    const int scale = exponent(greatest(dy, a.ldy, a.rows_of(g), a.outputs), OTHER_LIMIT);
+    convert<GRADIENT>(dy, a.ldy, a.rows_of(g), a.outputs, a.group, scale, a.dy_of(g),
+                      a.stride * GRADIENT);
+    a.dy_scale[g] = scale;
+}
+
+// A part of a group's y or dx.
+void multiply_y(const Linear& a, int64_t g, int64_t part, int64_t parts, int weight_scale) {
+    const int64_t from = part_end(a.rows_of(g), part, parts);
+    const int64_t upto = part_end(a.rows_of(g), part + 1, parts);
+    rows_by_columns<INPUT>(a.x_of(g) + from * INPUT, a.stride * INPUT, a.packed_weight, a.inputs,
+                           {a.y + (g * a.group + from) * a.outputs, a.outputs, upto - from,
+                            a.outputs, -a.x_scale[g] - weight_scale, false});
+}
+void multiply_dx(const Linear& a, int64_t g, int64_t part, int64_t parts, int weight_scale) {
+    const int64_t from = part_end(a.rows_of(g), part, parts);
+    const int64_t upto = part_end(a.rows_of(g), part + 1, parts);
+    rows_by_columns<GRADIENT>(a.dy_of(g) + from * GRADIENT, a.stride * GRADIENT, a.packed_weight,
+                              a.outputs,
+                              {a.dx + (g * a.group + from) * a.inputs, a.inputs, upto - from,
+                               a.inputs, -a.dy_scale[g] - weight_scale, false});
+}
+// What a group adds to a share of dw's rows.
+void add_dw(const Linear& a, int64_t g, int64_t share, int64_t shares) {
+    const int64_t last = part_end(a.outputs, share + 1, shares);
+    columns_by_columns(a.dy_of(g), a.x_of(g), a.stride, a.rows_of(g),
+                       part_end(a.outputs, share, shares), last,
+                       {a.dw, a.inputs, last, a.inputs, -a.dy_scale[g] - a.x_scale[g], g > 0});
 }
 
 void forward(const Linear& a) {
     const uint32_t most = greatest(a.weight, a.ldw, a.outputs, a.inputs);
     const int weight_scale = exponent(most, OTHER_LIMIT);
+    const int64_t groups = a.groups(), parts = a.parts();
 #pragma omp parallel num_threads((int)a.threads)
     {
-#pragma omp for schedule(static) nowait
+#pragma omp for schedule(static)
         for (int64_t n = 0; n < a.outputs; n += L)
             transpose(a.weight, a.ldw, a.outputs, a.inputs, n, weight_scale,
                       a.packed_weight + n * a.inputs);
 #pragma omp for schedule(static)
-        for (int64_t g = 0; g < a.groups(); g++) {
-            const float* x = a.x + g * a.group * a.ldx;
-            const int scale = exponent(greatest(x, a.ldx, a.rows_of(g), a.inputs), INPUT_LIMIT);
-            a.x_scale[g] = scale;
-            convert<INPUT>(x, a.ldx, a.rows_of(g), a.inputs, a.group, scale, a.x_of(g),
-                           a.stride * INPUT);
+        for (int64_t g = 0; g < groups; g++) {
+            convert_x(a, g);
+            if (parts == 1) multiply_y(a, g, 0, 1, weight_scale);  // still in the cache
         }
-        multiply_groups<INPUT>(
-            a, [&](int64_t g) { return a.x_of(g); }, a.x_scale, weight_scale, a.inputs, a.y,
-            a.outputs);
+        if (parts > 1)
+#pragma omp for schedule(static)
+            for (int64_t unit = 0; unit < groups * parts; unit++)
+                multiply_y(a, unit / parts, unit % parts, parts, weight_scale);
     }
 }
 
 void backward(const Linear& a) {
     const uint32_t most = a.dx ? greatest(a.weight, a.ldw, a.outputs, a.inputs) : 0;
     const int weight_scale = exponent(most, OTHER_LIMIT);
+    const int64_t groups = a.groups(), parts = a.parts();
 #pragma omp parallel num_threads((int)a.threads)
     {
         if (a.dx)
-#pragma omp for schedule(static) nowait
+#pragma omp for schedule(static)
             for (int64_t k = 0; k < a.inputs; k += L)
                 convert<L>(a.weight + k, a.ldw, a.outputs, a.inputs - k < L ? a.inputs - k : L,
                            a.outputs, weight_scale, a.packed_weight + k * a.outputs, 0);
 #pragma omp for schedule(static)
-        for (int64_t g = 0; g < a.groups(); g++) {
-            const float* dy = a.dy + g * a.group * a.ldy;
-            const int scale = exponent(greatest(dy, a.ldy, a.rows_of(g), a.outputs), OTHER_LIMIT);
-            a.dy_scale[g] = scale;
-            convert<GRADIENT>(dy, a.ldy, a.rows_of(g), a.outputs, a.group, scale, a.dy_of(g),
-                              a.stride * GRADIENT);
+        for (int64_t g = 0; g < groups; g++) {
+            convert_dy(a, g);
+            if (a.dx && parts == 1) multiply_dx(a, g, 0, 1, weight_scale);
+            if (a.dw && a.threads == 1) add_dw(a, g, 0, 1);
         }
-        if (a.dx)
-            multiply_groups<GRADIENT>(
-                a, [&](int64_t g) { return a.dy_of(g); }, a.dy_scale, weight_scale, a.outputs,
-                a.dx, a.inputs);
-        if (a.dw)
+        if (a.dx && parts > 1)
 #pragma omp for schedule(static)
-            for (int64_t share = 0; share < a.threads; share++) {
-                int64_t first = part_end(a.outputs, share, a.threads);
-                int64_t last = part_end(a.outputs, share + 1, a.threads);
-                last = last < a.outputs ? last : a.outputs;
-                for (int64_t g = 0; g < a.groups() && first < last; g++)
-                    columns_by_columns(a.dy_of(g), a.x_of(g), a.stride, a.rows_of(g), first, last,
-                                       {a.dw, a.inputs, last, a.inputs,
-                                        -a.dy_scale[g] - a.x_scale[g], g > 0});
-            }
+            for (int64_t unit = 0; unit < groups * parts; unit++)
+                multiply_dx(a, unit / parts, unit % parts, parts, weight_scale);
+        // Shared by rows of dw, not of dy: the same sums in the same order with any number.
+        if (a.dw && a.threads > 1)
+#pragma omp for schedule(static)
+            for (int64_t share = 0; share < a.threads; share++)
+                for (int64_t g = 0; g < groups; g++) add_dw(a, g, share, a.threads);
     }
 }
 

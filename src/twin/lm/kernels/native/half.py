@@ -6,12 +6,12 @@ float32; half.h says how far they are off.
 """
 
 import ctypes
+import logging
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -20,12 +20,14 @@ from twin.lm.kernels.native import build
 from twin.lm.kernels.native.ops import torch_openmp
 from twin.lm.precision import has_fp16
 
+log = logging.getLogger(__name__)
+
 SOURCE: Final = Path(__file__).with_name("half.cpp")
 FLAGS: Final = ["-mavx512fp16"]
 ABI: Final = 1
 ROWS_MIN: Final = 128
 """With fewer the weights' conversion costs more than is won: measured break-even near 80."""
-SIZE_MIN: Final = 48
+SIZE_MIN: Final = 64
 """The same for inputs and outputs of a layer."""
 GROUP_MAX: Final = 252
 """Rows that share a scale, a multiple of 12; half.h's CHUNK is the bound."""
@@ -49,6 +51,17 @@ class Linear(ctypes.Structure):
 
 
 @cache
+def _reason_at(level: str) -> str | None:
+    try:
+        _library_at(level)
+    except KernelUnavailable as error:
+        if has_fp16():
+            log.warning("Products stay in float32: %s", error)
+        return str(error)
+    return None
+
+
+@cache
 def _library_at(level: str) -> ctypes.CDLL:
     if not has_fp16():
         raise KernelUnavailable("This processor has no AVX512-FP16. Use the precision fp32.")
@@ -66,11 +79,7 @@ def library() -> ctypes.CDLL:
 
 def available() -> str | None:
     """None where half precision runs (it is built if need be), else the reason."""
-    try:
-        library()
-    except KernelUnavailable as error:
-        return str(error)
-    return None
+    return _reason_at(build.level())
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
@@ -163,7 +172,8 @@ def _shaped(rows: int, outputs: int, inputs: int) -> Linear:
 def _panels(call: Linear, columns: int, width: int) -> tuple[Tensor, Tensor]:
     """Memory for `columns` of all rows in half precision, and for the scales of their groups."""
     groups = -(-call.rows // call.group) if call.rows else 0
-    size = groups * _up(columns, width) * call.stride
+    kept = groups if width == INPUT or call.threads > 1 else min(groups, 1)
+    size = kept * _up(columns, width) * call.stride
     return torch.empty(size, dtype=torch.float16), torch.empty(groups, dtype=torch.int32)
 
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
 #define TWIN_BYTES 64
 #define TWIN_TALL 8  // rows of a register tile: 8 x 2 of 32 registers stay in place
 #elif defined(__AVX__)
@@ -144,7 +145,16 @@ INLINE vf exponential(vf x) {
     vi half = whole >> 1;
     return p * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
 }
-INLINE vf sigmoid(vf x) { return 1.f / (1.f + exponential(-x)); }
+INLINE vf reciprocal(vf x) {  // of a number of ordinary size
+#if defined(__AVX512F__)
+    // A division of 16 lanes takes 16 cycles; 14 bits and one Newton step take 3.
+    vf y = (vf)_mm512_rcp14_ps((__m512)x);
+    return y * (2.f - x * y);
+#else
+    return 1.f / x;
+#endif
+}
+INLINE vf sigmoid(vf x) { return reciprocal(1.f + exponential(-x)); }
 // log(1 + y) for 0 <= y <= 1 by the series of 2 atanh(y / (2 + y))
 INLINE vf log_one_plus(vf y) {
     vf z = y / (y + 2.f), q = z * z;

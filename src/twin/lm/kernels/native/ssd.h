@@ -37,8 +37,8 @@ struct Ssd {
 struct SsdShared {
     static constexpr int Q = SEGMENT;
     const int H, P, N, I, C, W, ldh;
-    float *mixed, *before, *inputs, *z, *y, *dt, *raised, *loga, *scores, *bt, *taps, *neg_a, *state;
-    float *dy, *dmixed, *ddt, *db_head, *dc_head, *dg_head, *pending, *d_taps;
+    float *mixed, *slope, *inputs, *z, *y, *dt, *raised, *loga, *scores, *bt, *taps, *neg_a, *state;
+    float *dy, *dmixed, *ddt, *gate, *db_head, *dc_head, *dg_head, *pending, *d_taps;
 
     explicit SsdShared(const Ssd& a)
         : H((int)a.H), P((int)a.P), N((int)a.N), I(H * P), C(I + 2 * N), W((int)a.W), ldh((H + 15) & ~15) {}
@@ -60,7 +60,8 @@ struct SsdShared {
         scores = s.take(q * q), bt = s.take(n * q);
         state = s.take((size_t)H * P * n);  // (H, N, P); backward: its gradient
         if (!backward) return;
-        before = s.take(q * c);             // before silu
+        slope = s.take(q * c);  // of the silu
+        gate = s.take(q * i);   // sigmoid(z)
         dy = s.take(q * i);
         dmixed = s.take((q + w) * c);
         pending = s.take(w * c);  // what the W-1 tokens after this segment say to the convolution
@@ -250,7 +251,7 @@ struct SsdRun {
                     memcpy(sh.loga + t * sh.ldh, a.loga + (b * a.T + t0 + t) * H, H * 4);
             }
         } else {
-            convolve(t0, n, backward);
+            sh.W == 4 ? convolve<4>(t0, n, backward) : convolve<0>(t0, n, backward);
             if (team.rank == 0) step_sizes(t0, n);
         }
         for (int t = n; t < SEGMENT; t++)
@@ -259,8 +260,9 @@ struct SsdRun {
         if (team.rank == 0) ssd_scores(n, N, sh.mixed + I, sh.mixed + I + N, C, sh.bt, sh.scores);
         team.wait();
     }
+    template <int WIDTH>  // 0: any
     void convolve(i64 t0, int n, bool backward) const {
-        const int C = sh.C, W = sh.W;
+        const int C = sh.C, W = WIDTH ? WIDTH : sh.W;
         const int c0 = team.from(C / 16) * 16, c1 = team.to(C / 16) * 16;
         const Tensor in = columns(a.p, sh.I + c0);
         for (int i = 0; i < W - 1; i++) {
@@ -275,8 +277,9 @@ struct SsdRun {
             for (int c = c0; c < c1; c += L) {
                 vf x = load(a.conv_bias + c);
                 for (int w = 0; w < W; w++) x += load(sh.taps + w * C + c) * load(sh.inputs + (t + w) * C + c);
-                if (backward) store(sh.before + t * C + c, x);
-                store(sh.mixed + t * C + c, x * sigmoid(x));
+                vf s = sigmoid(x);
+                if (backward) store(sh.slope + t * C + c, s + x * s * (1.f - s));
+                store(sh.mixed + t * C + c, x * s);
             }
     }
     void step_sizes(i64 t0, int n) const {
@@ -386,7 +389,7 @@ struct SsdRun {
             team.wait();
             if (team.rank == 0) shared_back(t0, n);
             team.wait();
-            if (a.W) convolve_back(t0, n);
+            if (a.W) sh.W == 4 ? convolve_back<4>(t0, n) : convolve_back<0>(t0, n);
             team.wait();
         }
         finish(a.d_state);
@@ -395,25 +398,26 @@ struct SsdRun {
     // dy of the recurrence; what the norm's weight gets is left in z, summed by columns later on
     void gate_and_norm_back(i64 t, int row) const {
         const int I = sh.I;
-        float *z = sh.z + row * I, *dy = sh.dy + row * I, *x = sh.y + row * I;
+        float *z = sh.z + row * I, *dy = sh.dy + row * I, *x = sh.y + row * I, *gate = sh.gate + row * I;
         const float* y = a.raw + (b * a.T + t) * I;
         read_rows(a.p, b, t, 0, 1, I, z, I);
         read_rows(a.d_y, b, t, 0, 1, I, dy, I);
         vf squares = zero(), along = zero();
         for (int i = 0; i < I; i += L) {
-            vf gate = load(z + i), g = load(y + i) * gate * sigmoid(gate);
+            vf zi = load(z + i), si = sigmoid(zi), g = load(y + i) * zi * si;
             store(x + i, g);
+            store(gate + i, si);
             squares += g * g;
             along += g * load(dy + i) * load(a.norm_weight + i);
         }
         const float scale = 1.f / std::sqrt(sum(squares) / I + a.norm_eps);
         const float share = sum(along) / I * scale * scale;
         for (int i = 0; i < I; i += L) {
-            vf g = load(x + i), d = load(dy + i), gate = load(z + i), s = sigmoid(gate);
+            vf g = load(x + i), d = load(dy + i), zi = load(z + i), si = load(gate + i);
             store(z + i, d * g * scale);
             d = scale * (d * load(a.norm_weight + i) - g * share);
-            store(x + i, d * load(y + i) * (s + gate * s * (1.f - s)));
-            store(dy + i, d * gate * s);
+            store(x + i, d * load(y + i) * (si + zi * si * (1.f - si)));
+            store(dy + i, d * zi * si);
         }
         write_rows(a.dp, b, t, 0, 1, I, x, I);
     }
@@ -467,38 +471,39 @@ struct SsdRun {
         copy_rows(sh.dmixed + I + N, C, (const float*)dc, N, n, N);
         write_rows(columns(a.dp, I + C), b, t0, 0, n, sh.H, sh.ddt, sh.ldh);
     }
+    template <int WIDTH>
     void convolve_back(i64 t0, int n) const {
-        const int C = sh.C, I = sh.I, W = sh.W;
-        for (int c = team.from(I / 16) * 16; c < team.to(I / 16) * 16; c += L) {
-            vf s = load(a.d_norm_weight + b * I + c);
-            for (int t = 0; t < n; t++) s += load(sh.z + t * I + c);
-            store(a.d_norm_weight + b * I + c, s);
-        }
+        const int C = sh.C, I = sh.I, W = WIDTH ? WIDTH : sh.W;
+        for (int t = 0; t < n; t++)
+            for (int c = team.from(I / 16) * 16; c < team.to(I / 16) * 16; c += L) {
+                float* sum_ = a.d_norm_weight + b * I + c;
+                store(sum_, load(sum_) + load(sh.z + t * I + c));
+            }
         const int c0 = team.from(C / 16) * 16, c1 = team.to(C / 16) * 16;
-        for (int c = c0; c < c1; c += L) {
-            float* column = sh.dmixed + c;
-            vf bias = load(a.d_conv_bias + b * C + c);
-            for (int t = 0; t < n; t++) {
-                vf x = load(sh.before + t * C + c), s = sigmoid(x);
-                vf d = load(column + t * C) * (s + x * s * (1.f - s));
-                store(column + t * C, d);
-                bias += d;
+        for (int t = 0; t < n; t++)
+            for (int c = c0; c < c1; c += L) {
+                float *sum_ = a.d_conv_bias + b * C + c, *d = sh.dmixed + t * C + c;
+                vf x = load(d) * load(sh.slope + t * C + c);
+                store(d, x);
+                store(sum_, load(sum_) + x);
+                for (int w = 0; w < W; w++) {
+                    float* tap = sh.d_taps + w * C + c;
+                    store(tap, load(tap) + x * load(sh.inputs + (t + w) * C + c));
+                }
             }
-            store(a.d_conv_bias + b * C + c, bias);
-            for (int i = 0; i < W - 1; i++) store(column + (n + i) * C, load(sh.pending + i * C + c));
-            for (int w = 0; w < W; w++) {
-                vf s = load(sh.d_taps + w * C + c);
-                for (int t = 0; t < n; t++) s += load(column + t * C) * load(sh.inputs + (t + w) * C + c);
-                store(sh.d_taps + w * C + c, s);
-            }
-            for (int i = 0; i < W - 1; i++) store(sh.pending + i * C + c, load(column + i * C));
-            // row t hears from t .. t+W-1, in place from the first row on
-            for (int t = 0; t < n; t++) {
+        for (int i = 0; i < W - 1; i++) {
+            memcpy(sh.dmixed + (n + i) * C + c0, sh.pending + i * C + c0, (c1 - c0) * 4);
+            memcpy(sh.pending + i * C + c0, sh.dmixed + i * C + c0, (c1 - c0) * 4);
+        }
+        // row t hears from t .. t+W-1, in place from the first row on
+        for (int t = 0; t < n; t++) {
+            const i64 end = t0 + t - (a.T - (W - 1));
+            for (int c = c0; c < c1; c += L) {
+                const float* later = sh.dmixed + t * C + c;
                 vf s = zero();
-                for (int w = 0; w < W; w++) s += load(column + (t + W - 1 - w) * C) * load(sh.taps + w * C + c);
-                const i64 end = t0 + t - (a.T - (W - 1));
+                for (int w = 0; w < W; w++) s += load(later + (W - 1 - w) * C) * load(sh.taps + w * C + c);
                 if (a.d_conv_state_out && end >= 0) s += load(a.d_conv_state_out + (b * (W - 1) + end) * C + c);
-                store(column + t * C, s);
+                store(sh.dmixed + t * C + c, s);
             }
         }
         write_rows(columns(a.dp, I + c0), b, t0, 0, n, c1 - c0, sh.dmixed + c0, C);

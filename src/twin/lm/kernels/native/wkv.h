@@ -208,11 +208,7 @@ inline void wkv_forward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scra
     for (i64 seg = 0; seg < segments; seg++) {
         const i64 t0 = seg * SEGMENT;
         const int n = (int)std::min<i64>(SEGMENT, a.T - t0);
-        read_heads(a.r, b, t0, h0, h1, n, K, rs);
-        read_heads(a.k, b, t0, h0, h1, n, K, ks);
-        read_heads(a.v, b, t0, h0, h1, n, V, vs);
-        if (a.g.p) read_heads(a.g, b, t0, h0, h1, n, V, gs);
-        read_heads(a.w, b, t0, h0, h1, n, K, ws);
+        read_heads({{&a.r, K, rs}, {&a.k, K, ks}, {&a.v, V, vs}, {&a.g, V, gs}, {&a.w, K, ws}}, b, t0, h0, h1, n);
         if (a.saved)
             memcpy(a.saved + ((b * segments + seg) * H + h0) * size, a.state_out + (b * H + h0) * size,
                    heads * size * 4);
@@ -227,11 +223,11 @@ inline void wkv_forward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scra
             walk(n, K, V, a.state_out + (b * H + h) * size, r, k, w, K, v, o, V);
         }
         if (a.g.p) {
-            if (a.raw) write_heads(raw, b, t0, h0, h1, n, V, os);
+            write_heads({{&raw, V, os}}, b, t0, h0, h1, n);
             for (int h = h0; h < h1; h++)
                 for (int t = 0; t < n; t++) norm_forward(a, h, os + (h - h0) * rv + t * V, gs + (h - h0) * rv + t * V);
         }
-        write_heads(a.o, b, t0, h0, h1, n, V, os);
+        write_heads({{&a.o, V, os}}, b, t0, h0, h1, n);
     }
 }
 
@@ -288,13 +284,8 @@ inline void wkv_backward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scr
     for (i64 seg = segments - 1; seg >= 0; seg--) {
         const i64 t0 = seg * SEGMENT;
         const int n = (int)std::min<i64>(SEGMENT, a.T - t0);
-        read_heads(a.r, b, t0, h0, h1, n, K, rs);
-        read_heads(a.k, b, t0, h0, h1, n, K, ks);
-        read_heads(a.v, b, t0, h0, h1, n, V, vs);
-        if (a.g.p) read_heads(a.g, b, t0, h0, h1, n, V, gs);
-        if (a.g.p) read_heads(raw, b, t0, h0, h1, n, V, raws);
-        read_heads(a.w, b, t0, h0, h1, n, K, ws);
-        read_heads(a.d_o, b, t0, h0, h1, n, V, d_os);
+        read_heads({{&a.r, K, rs}, {&a.k, K, ks}, {&a.v, V, vs}, {&a.g, V, gs}, {&a.w, K, ws},
+                    {&raw, V, raws}, {&a.d_o, V, d_os}}, b, t0, h0, h1, n);
         for (int h = h0; h < h1; h++) {
             float *r = rs + (h - h0) * rk, *k = ks + (h - h0) * rk, *w = ws + (h - h0) * rk,
                   *v = vs + (h - h0) * rv, *g = gs + (h - h0) * rv, *d_o = d_os + (h - h0) * rv;
@@ -335,11 +326,8 @@ inline void wkv_backward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scr
             }
             memcpy(v, dv, n * V * 4);
         }
-        write_heads(a.dr, b, t0, h0, h1, n, K, rs);
-        write_heads(a.dk, b, t0, h0, h1, n, K, ks);
-        write_heads(a.dv, b, t0, h0, h1, n, V, vs);
-        if (a.g.p) write_heads(a.dg, b, t0, h0, h1, n, V, gs);
-        write_heads(a.dw, b, t0, h0, h1, n, K, ws);
+        write_heads({{&a.dr, K, rs}, {&a.dk, K, ks}, {&a.dv, V, vs}, {&a.dg, V, gs}, {&a.dw, K, ws}}, b, t0,
+                    h0, h1, n);
     }
 }
 
