@@ -69,7 +69,7 @@ TRANSFORMER: dict[str, dict[str, Any]] = {
 SHAPE: dict[str, Any] = {"positions": "rope", "qk_norm": True, "activation": "gelu", "context": 256}
 MODELS = ("hybrid", "transformer")
 MOST_PARAMETERS = {"short": 5_000_000, "long": 11_000_000, "spec": 3_600_000}
-QUICK_CHARACTERS = 60_000
+QUICK_CHARACTERS = 40_000
 
 
 # --- the child: one run ---
@@ -286,7 +286,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     options.models = [model for model in MODELS if model in options.models.split(",")]
     options.budget = {}
     if options.quick:
-        options.minutes = options.minutes or 0.1
+        options.minutes = options.minutes or 0.05
     if options.steps:
         options.budget = {"steps": options.steps, "time_budget_s": 0.0}
     elif options.minutes:
