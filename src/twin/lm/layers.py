@@ -72,8 +72,8 @@ class Rwkv6(nn.Module):
         self, h_BTD: Tensor, state_BHKV: Tensor, shift_BD: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The branch's output, the new state, and the last input where tokens are shifted."""
-        p_BTP, low_BTR = self._project(h_BTD, shift_BD)
-        w_BTD = F.linear(torch.tanh(low_BTR), self.decay_up.weight) + self.decay_base
+        p_BTP, low_BTR = self._project(h_BTD, shift_BD, kernels)
+        w_BTD = kernels.linear(torch.tanh(low_BTR), self.decay_up.weight) + self.decay_base
         assert self.norm.bias is not None
         o_BTD, state = kernels.rwkv_mix(
             p_BTP, w_BTD, self.bonus, self.norm.weight, self.norm.bias, state_BHKV,
@@ -81,17 +81,19 @@ class Rwkv6(nn.Module):
         )  # fmt: skip
         o_BTD = grouped_norm(o_BTD, self.groups)
         last = wide(h_BTD[:, -1]) if self.shift is not None and h_BTD.shape[1] else shift_BD
-        return self.out_proj(o_BTD), state, last
+        return kernels.linear(o_BTD, self.out_proj.weight), state, last
 
-    def _project(self, h_BTD: Tensor, shift_BD: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _project(
+        self, h_BTD: Tensor, shift_BD: Tensor | None, kernels: Kernels
+    ) -> tuple[Tensor, Tensor]:
         width = h_BTD.shape[-1]
         if self.shift is None:
-            p = self.in_proj(h_BTD)
+            p = kernels.linear(h_BTD, self.in_proj.weight)
             return p, p[..., 4 * width :]
         assert shift_BD is not None
         rows = self.in_proj.weight.split([width] * 4 + [self.decay_up.in_features])
         mixed = self.shift(h_BTD, shift_BD)
-        parts = [F.linear(x, row) for x, row in zip(mixed, rows, strict=True)]
+        parts = [kernels.linear(x, row) for x, row in zip(mixed, rows, strict=True)]
         return torch.cat(parts[:4], dim=-1), parts[4]
 
 
@@ -152,10 +154,11 @@ class Mamba2(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The branch's output and both new states."""
         o_BTI, conv_state, ssm_state = kernels.mamba_mix(
-            self.in_proj(h_BTD), self.conv_weight, self.conv_bias, self.dt_bias, self.a_log,
-            self.skip, self.norm.weight, conv_state, ssm_state,
+            kernels.linear(h_BTD, self.in_proj.weight), self.conv_weight, self.conv_bias,
+            self.dt_bias, self.a_log, self.skip, self.norm.weight, conv_state, ssm_state,
         )  # fmt: skip
-        return self.out_proj(grouped_norm(o_BTI, self.groups)), conv_state, ssm_state
+        o_BTI = grouped_norm(o_BTI, self.groups)
+        return kernels.linear(o_BTI, self.out_proj.weight), conv_state, ssm_state
 
 
 class FeedForward(nn.Module):
@@ -167,8 +170,8 @@ class FeedForward(nn.Module):
         self.down = projection(config.d_ffn, config.d_model, out_gain(config))
 
     def forward(self, h_BTD: Tensor, kernels: Kernels) -> Tensor:
-        out: Tensor = self.down(kernels.relu2(self.up(h_BTD)))
-        return out
+        up = kernels.linear(h_BTD, self.up.weight)
+        return kernels.linear(kernels.relu2(up), self.down.weight)
 
 
 class Attention(nn.Module):
@@ -182,17 +185,18 @@ class Attention(nn.Module):
         self.in_proj = projection(width, 3 * width, IN_GAIN)
         self.out_proj = projection(width, width, out_gain(config))
 
-    def forward(self, h_BTD: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, h_BTD: Tensor, kv: Tensor, kernels: Kernels) -> tuple[Tensor, Tensor]:
         """The output and the new cache, (B, 2, heads, tokens, head_dim)."""
         batch, time, width = h_BTD.shape
-        qkv = self.in_proj(h_BTD).view(batch, time, 3, self.heads, width // self.heads)
+        qkv = kernels.linear(h_BTD, self.in_proj.weight)
+        qkv = qkv.view(batch, time, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         seen = torch.cat([kv.to(k.dtype), torch.stack([k, v], dim=1)], dim=3)
         mask = self._mask(time, seen.shape[3], h_BTD.device)
         o = F.scaled_dot_product_attention(q, seen[:, 0], seen[:, 1], attn_mask=mask)
         kept = seen[:, :, :, -self.window :] if self.window else seen
-        out = self.out_proj(o.transpose(1, 2).reshape(batch, time, width))
-        return out, kept.to(kv.dtype)
+        o_BTD = o.transpose(1, 2).reshape(batch, time, width)
+        return kernels.linear(o_BTD, self.out_proj.weight), kept.to(kv.dtype)
 
     def _mask(self, time: int, total: int, device: torch.device) -> Tensor:
         """True where token t may look: itself and, at most `window` back, what came before."""

@@ -68,7 +68,7 @@ class Block(nn.Module):
         if self.attention is not None:
             assert self.norm_attention is not None
             x, h = kernels.add_norm(x, y, self.norm_attention.weight, dropout=drop, seed=seed + 1)
-            y, cache = self.attention(h, next(taken))
+            y, cache = self.attention(h, next(taken), kernels)
             y = self._scaled(y, 2)
             new.append(cache)
         x, h = kernels.add_norm(x, y, self.norm2.weight, dropout=drop, seed=seed + 2)
@@ -203,7 +203,7 @@ class HybridLM(nn.Module):
     def forward(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Next-token logits, (B, T, X) float32, and the state after the last token."""
         h_BTD, new = self.hidden(tokens_BT, state)
-        logits = F.linear(h_BTD, self.head_weight)
+        logits = self.kernels.linear(h_BTD, self.head_weight)
         return logits.float() if logits.dtype != torch.float64 else logits, new
 
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:

@@ -1,41 +1,92 @@
 """Which number format the matrix products use, and where that is decided.
 
 bfloat16 pays where the processor has matrix units for it (AMX: about ten times float32) or on a
-GPU. AVX512-BF16 alone does not: measured at 85 GFLOP/s a core against 150 in float32.
+GPU. AVX512-BF16 alone does not: measured at 85 GFLOP/s a core against 150 in float32. AVX512-FP16
+does: 280, by products of the native kernels' own (`Kernels.linear`), which take and give float32.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "bf16", "fp32"]
+from twin.lm.errors import KernelUnavailable
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Chosen = Literal["bf16", "fp16", "fp32"]
 
 
 @cache
+def _flags() -> frozenset[str]:
+    """What the processor says that it can; nothing where there is no /proc/cpuinfo."""
+    try:
+        said = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return frozenset()
+    lines = (line for line in said.splitlines() if line.startswith("flags"))
+    return frozenset(next(lines, "").partition(":")[2].split())
+
+
 def has_amx() -> bool:
     """Whether this processor multiplies bfloat16 matrices in AMX tiles."""
-    try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
+    return "amx_bf16" in _flags()
+
+
+def has_fp16() -> bool:
+    """Whether this processor multiplies and adds vectors of half precision (AVX512-FP16)."""
+    return "avx512_fp16" in _flags()
+
+
+def choose_precision(
+    device: torch.device, precision: Precision = "auto", *, has_half: bool = True
+) -> Chosen:
+    """What is used here. `has_half` are the kernels' (`Kernels.has_half`): give it to know what
+    they do, leave it to know what they are asked for. Raises KernelUnavailable for fp16 by name
+    where it cannot be had."""
+    can = has_half and device.type == "cpu" and has_fp16()
+    if precision == "auto":
+        if device.type == "cuda" or has_amx():
+            return "bf16"
+        return "fp16" if can else "fp32"
+    if precision == "fp16" and not can:
+        raise KernelUnavailable(
+            "The precision fp16 needs a CPU with AVX512-FP16 and the native kernels. Use auto."
+        )
+    return precision
 
 
 def compute_dtype(device: torch.device, precision: Precision = "auto") -> torch.dtype:
-    """torch.bfloat16 or torch.float32."""
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" or has_amx() else "fp32"
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+    """What activations are in: torch.bfloat16 or torch.float32 (for fp16 too)."""
+    return torch.bfloat16 if choose_precision(device, precision) == "bf16" else torch.float32
+
+
+_in_half: ContextVar[bool] = ContextVar("_in_half", default=False)
+
+
+def is_half() -> bool:
+    """Whether float32 products may be done in half precision here."""
+    return _in_half.get()
+
+
+@contextmanager
+def _half(allowed: bool) -> Iterator[None]:
+    token = _in_half.set(allowed)
+    try:
+        yield
+    finally:
+        _in_half.reset(token)
 
 
 def autocast(device: torch.device, precision: Precision = "auto") -> AbstractContextManager[object]:
-    """The context in which a forward pass runs; does nothing for float32."""
-    dtype = compute_dtype(device, precision)
-    if dtype == torch.float32:
-        return nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
+    """The context in which a forward pass runs. Outside of one, products are in float32."""
+    chosen = choose_precision(device, precision)
+    if chosen == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return _half(chosen == "fp16")
 
 
 def activation_dtype(x: torch.Tensor) -> torch.dtype:

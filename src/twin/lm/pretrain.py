@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from twin.lm import memory, metrics, schedule, snapshot, state
-from twin.lm.batches import Batches
+from twin.lm.batches import Batches, check_fits
 from twin.lm.checkpoint import save_model
 from twin.lm.config import HybridConfig
 from twin.lm.corpus import Corpus
@@ -29,7 +29,7 @@ from twin.lm.evaluate import Evaluation, evaluate
 from twin.lm.kernels.registry import Kernels
 from twin.lm.model import HybridLM
 from twin.lm.optim import Average, GradientNorms, Gradients, Optimizers, Rates
-from twin.lm.precision import autocast, compute_dtype
+from twin.lm.precision import autocast, choose_precision, compute_dtype
 from twin.lm.recipe import Recipe
 from twin.lm.state import State
 from twin.lm.stopping import StopRules, state_entropy
@@ -163,6 +163,7 @@ class Run:
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         self.config: HybridConfig = recipe.shape(corpus.tokenizer.vocab_size)
+        check_fits(len(corpus.train.tokens), recipe.batch, recipe.window)
         if self.device.type == "cpu":
             memory.foresee(
                 self.config, recipe.batch, recipe.window, available=memory.available_bytes()
@@ -170,6 +171,9 @@ class Run:
         self.dtype = compute_dtype(self.device, recipe.precision)
         chosen = recipe.kernels if kernels is None else kernels
         self.model = HybridLM(self.config, kernels=chosen, seed=recipe.seed).to(self.device)
+        self.precision = choose_precision(
+            self.device, recipe.precision, has_half=self.model.kernels.has_half
+        )
         if recipe.compile:
             for block in self.model.blocks:
                 block.compile()
@@ -183,7 +187,6 @@ class Run:
             seed=recipe.seed,
             reset=recipe.state_reset,
         )
-        self.batches.check(recipe.batch, recipe.window)
         torch.manual_seed(recipe.seed)
         self.rules = StopRules(warmup_over=max(2 * recipe.warmup, 0.1))
         self.clock = _Clock()
@@ -224,6 +227,9 @@ class Run:
         seconds = self.clock.seconds
         if not verdict:
             self.save(seconds)
+        if self.means.losses:
+            speed = (self.tokens - reported_tokens) / max(seconds - reported, 1e-9)
+            tell(self._report(self.progress(), speed))
         return self._end(verdict, seconds)
 
     def progress(self) -> float:
@@ -398,7 +404,7 @@ class Run:
             warnings=tuple(self.rules.warnings),
             parameters=self.model.num_parameters(),
             kernels=self.model.kernels.name,
-            precision="bf16" if self.dtype == torch.bfloat16 else "fp32",
+            precision=self.precision,
             step=self.step,
             tokens=self.tokens,
             epochs=self.batches.epochs,

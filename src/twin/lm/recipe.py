@@ -31,7 +31,7 @@ class Recipe:
     model: Mapping[str, Any] = field(default_factory=dict)
     """Options of the shape that differ from the preset's, `dropout = 0.1` for one."""
     kernels: str = "auto"
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     compile: bool = False
     """`torch.compile` of every block. The native kernels gain nothing from it."""
 
@@ -227,7 +227,7 @@ def _stages(value: Any) -> tuple[tuple[float, int], ...]:
 
 
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
-    "precision": ("auto", "bf16", "fp32"),
+    "precision": ("auto", "bf16", "fp16", "fp32"),
     "tokenizer": ("auto", "char", "byte", "bpe"),
     "order": get_args(Order),
     "optimizer": ("muon", "adamw"),

@@ -24,6 +24,10 @@ class Composed:
     """The parts of `Kernels` that are no recurrence."""
 
     name = "composed"
+    has_half = False
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, weight)
 
     def wkv6(
         self, r_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor, logw_BTHK: Tensor, u_HK: Tensor,

@@ -13,13 +13,19 @@ from twin.lm.errors import KernelUnavailable
 
 
 class Kernels(Protocol):
-    """Everything of the network that is no plain matrix product.
+    """Everything that the network computes.
 
     Shapes as in `twin.lm.config`; P alone is the width of a projection. Recurrent states and
     everything inside are float32 (float64 for float64 inputs), whatever the activations are.
     """
 
     name: str
+    has_half: bool
+    """Whether `linear` can use half precision (AVX512-FP16)."""
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x (..., K) times weight (N, K) transposed, in the precision in force."""
+        ...
 
     def wkv6(
         self,

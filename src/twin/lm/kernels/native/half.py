@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -99,6 +100,11 @@ def half_linear(x: Tensor, weight: Tensor) -> Tensor:
     in the input comes out as in float32. An element more than 1e8 below the greatest of its
     neighbouring rows counts as zero. Raises KernelUnavailable.
     """
+    assert x.dtype == weight.dtype == torch.float32
+    assert x.device.type == weight.device.type == "cpu"
+    assert x.shape[-1] == weight.shape[1]
+    if not x.numel() or not weight.numel():
+        return F.linear(x, weight)
     if not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
         return _forward(x, weight)[0]
     y: Tensor = HalfLinear.apply(x, weight)
@@ -162,7 +168,7 @@ def _rows(x: Tensor) -> Tensor:
 
 def _shaped(rows: int, outputs: int, inputs: int) -> Linear:
     """Groups of equal size, an even number of them, so that two threads share them."""
-    groups = max(_up(-(-rows // GROUP_MAX), 2), 1)
+    groups = _up(-(-rows // GROUP_MAX), 2)
     group = min(_up(-(-rows // groups), TALL), GROUP_MAX)
     # Panels a multiple of 1 KiB apart would compete for few sets of the first-level cache.
     stride = group + 4 if group % 16 == 0 else group
@@ -171,8 +177,8 @@ def _shaped(rows: int, outputs: int, inputs: int) -> Linear:
 
 def _panels(call: Linear, columns: int, width: int) -> tuple[Tensor, Tensor]:
     """Memory for `columns` of all rows in half precision, and for the scales of their groups."""
-    groups = -(-call.rows // call.group) if call.rows else 0
-    kept = groups if width == INPUT or call.threads > 1 else min(groups, 1)
+    groups = -(-call.rows // call.group)
+    kept = groups if width == INPUT or call.threads > 1 else 1
     size = kept * _up(columns, width) * call.stride
     return torch.empty(size, dtype=torch.float16), torch.empty(groups, dtype=torch.int32)
 
