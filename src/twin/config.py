@@ -79,7 +79,7 @@ Money = Annotated[float, msgspec.Meta(ge=0)]
 
 
 Provider = Literal[
-    "openai", "together", "vllm", "llama-server", "ollama", "anthropic", "scripted"
+    "openai", "together", "vllm", "llama-server", "ollama", "anthropic", "local", "scripted"
 ]  # fmt: skip
 PROVIDER_NAMES = get_args(Provider)
 ROUTED = "twin"

@@ -12,6 +12,7 @@ from typing import Literal
 from twin.backends.backend import Backend
 from twin.backends.http import HttpClient
 from twin.backends.llama_server import LlamaServer
+from twin.backends.local import LocalBackend
 from twin.backends.script import load_script
 from twin.backends.scripted import ScriptedBackend
 from twin.backends.secrets import Secret, is_reference, resolve, resolve_header
@@ -33,6 +34,9 @@ class Wish:
     headers: tuple[tuple[bytes, bytes], ...]
     adapter: str
     script: Path | None
+    model: str
+    root: Path
+    """Where relative paths and the repository's own models are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +83,10 @@ def _scripted(wish: Wish) -> Backend:
     return ScriptedBackend(entries, dialects=wish.dialects)
 
 
+def _local(wish: Wish) -> Backend:
+    return LocalBackend(wish.model, wish.root, wish.dialects)
+
+
 PROVIDERS: dict[Provider, ProviderFacts] = {
     "openai": ProviderFacts(
         make=_served,
@@ -112,6 +120,11 @@ PROVIDERS: dict[Provider, ProviderFacts] = {
         dialects=("messages",),
         adapter="unknown",
     ),
+    "local": ProviderFacts(
+        make=_local,
+        dialects=("chat", "completions"),
+        adapter="unknown",
+    ),
     "scripted": ProviderFacts(
         make=_scripted,
         dialects=("chat", "completions", "embeddings", "responses", "messages"),
@@ -143,6 +156,8 @@ def make_backend(name: str, model: ModelConfig, client: HttpClient, root: Path) 
                 headers=_headers(model, root),
                 adapter=model.adapter,
                 script=root / model.script if model.script else None,
+                model=upstream_model(name, model),
+                root=root,
             )
         )
     except ValueError as error:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from twin.lm.errors import BadState
 from twin.lm.state import State
 
-Tokens = npt.NDArray[np.int32]
+Tokens = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 BLOCK = 256
 """Prompts are kept at every multiple of it, so that prompts with the same beginning share it."""
@@ -90,14 +90,26 @@ class PrefixCache(Generic[S]):
     def longest(self, tokens: Sequence[int] | Tokens) -> tuple[int, S] | None:
         """How many of the tokens the longest kept prefix covers, and a copy of its state."""
         with self._lock:
-            lengths = sorted(length for length in self._lengths if length <= len(tokens))
-            for length, digest in reversed(list(_prefix_digests(tokens, lengths))):
-                entry = self._entries.get(self._key(digest))
-                if entry is not None and (entry.digest, entry.num_tokens) == (digest, length):
-                    self._entries.move_to_end(self._key(digest))
-                    self.hits += 1
-                    return length, entry.state.copy()
-            self.misses += 1
+            entry = self._find(tokens)
+            if entry is None:
+                self.misses += 1
+                return None
+            self.hits += 1
+            self._entries.move_to_end(self._key(entry.digest))
+            return entry.num_tokens, entry.state.copy()
+
+    def covered(self, tokens: Sequence[int] | Tokens) -> int:
+        """How many of the tokens the longest kept prefix covers; 0 where there is none."""
+        with self._lock:
+            entry = self._find(tokens)
+            return 0 if entry is None else entry.num_tokens
+
+    def _find(self, tokens: Sequence[int] | Tokens) -> "_Entry[S] | None":
+        lengths = sorted(length for length in self._lengths if length <= len(tokens))
+        for length, digest in reversed(list(_prefix_digests(tokens, lengths))):
+            entry = self._entries.get(self._key(digest))
+            if entry is not None and (entry.digest, entry.num_tokens) == (digest, length):
+                return entry
         return None
 
     def _drop(self, key: int) -> None:
@@ -156,7 +168,9 @@ class ConversationStore:
         os.utime(path)
         return tokens, state
 
-    def longest(self, conversation: str, tokens: Sequence[int] | Tokens) -> tuple[int, State] | None:
+    def longest(
+        self, conversation: str, tokens: Sequence[int] | Tokens
+    ) -> tuple[int, State] | None:
         """As `PrefixCache.longest`, of this conversation alone; what cannot be used counts as
         nothing, as the text itself can always be read again."""
         try:

@@ -2,8 +2,7 @@
 
 Owns the one thread that decodes, the queue before it, what a text ends at, and the text that comes
 out piece by piece (a stop text is never shown in part, a character never in halves). Sampling is
-`sampling`'s, the arithmetic `decode`'s. Works on tokens: prompts are made of conversations by `chat`
-further up.
+`sampling`'s, the arithmetic `decode`'s. Knows no conversations: who has one makes a prompt of it.
 """
 
 import logging
@@ -132,16 +131,18 @@ class Continuation:
 
     def answer(self) -> Answer:
         """Waits for the whole. Raises LmError."""
-        text, tokens, finish = "", [], "stop"
-        for piece in self:
-            text += piece.text
-            tokens += piece.tokens
-            finish = piece.finish or finish
+        return self.whole(list(self))
+
+    def whole(self, pieces: Sequence[Piece]) -> Answer:
+        """All its pieces in one."""
         return Answer(
-            text=text, tokens=tuple(tokens), finish=finish,  # type: ignore[arg-type]
-            num_prompt_tokens=len(self.prompt), num_cached_tokens=self.num_cached_tokens,
+            text="".join(piece.text for piece in pieces),
+            tokens=tuple(token for piece in pieces for token in piece.tokens),
+            finish=pieces[-1].finish or "stop",
+            num_prompt_tokens=len(self.prompt),
+            num_cached_tokens=self.num_cached_tokens,
             seconds=(self.ended or time.monotonic()) - self.began,
-        )  # fmt: skip
+        )
 
     # ---- the decoding thread's side
 
@@ -255,7 +256,7 @@ class Generator:
         else:
             numbers = np.asarray(prompt, np.int64)
             size = self.engine.config.vocab_size
-            if len(numbers) and not (0 <= numbers.min() and numbers.max() < size):
+            if len(numbers) and not (numbers.min() >= 0 and numbers.max() < size):
                 raise BadTokens(f"The prompt holds tokens outside 0 to {size - 1}.")
         return numbers if len(numbers) else np.array([first_token(self.tokenizer)], np.int64)
 
@@ -391,9 +392,7 @@ class Generator:
             return self._leave(stream, at, "length")
         return False
 
-    def _leave(
-        self, stream: Continuation, at: "EngineState | int", finish: Finish
-    ) -> bool:
+    def _leave(self, stream: Continuation, at: "EngineState | int", finish: Finish) -> bool:
         """Keeps what was read, then tells: whoever asks again at once finds it."""
         if isinstance(at, int):
             assert self._states is not None
@@ -407,9 +406,7 @@ class Generator:
         stream.finish(finish)
         return True
 
-    def _token(
-        self, token: int, logprob: float | None, top: Sequence[tuple[int, float]]
-    ) -> Token:
+    def _token(self, token: int, logprob: float | None, top: Sequence[tuple[int, float]]) -> Token:
         data = self._bytes_of(token)
         return Token(
             token=token,

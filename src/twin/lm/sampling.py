@@ -71,7 +71,9 @@ class Sampling:
     def uses_history(self) -> bool:
         """Whether tokens already used change what comes next."""
         return (
-            self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+            self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
         )
 
 

@@ -20,7 +20,7 @@ from twin.serve.ledger import cost_usd
 from twin.serve.relay import usage_for
 from twin.specialists.answer import judge
 
-_GIVES_LOGPROBS = frozenset({"openai", "together", "vllm", "llama-server", "scripted"})
+_GIVES_LOGPROBS = frozenset({"openai", "together", "vllm", "llama-server", "local", "scripted"})
 """Providers known to answer `logprobs`; others may refuse a request that asks for it."""
 
 _GRADER = (

@@ -6,6 +6,7 @@ do not depend on the other streams of its batch. Neither samples (`sampling`) no
 """
 
 import ctypes
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -177,7 +178,7 @@ class Engine:
                 hidden, tensors = self.model.hidden(part[None], tensors)
             last = torch.nn.functional.linear(hidden[0, -1], self.model.head_weight)
         _replace(state, self.state_of(tensors))
-        return last.float().cpu().numpy()
+        return cast(Logits, last.float().cpu().numpy())
 
     def _torch_step(self, numbers: npt.NDArray[np.int64], state: TupleState) -> Logits:
         """One by one: caches of attention anchors differ in length from stream to stream."""
@@ -195,7 +196,7 @@ class Engine:
         if numbers.ndim != 1 or (n is not None and len(numbers) != n):
             raise BadTokens(f"Tokens of shape {numbers.shape} for {n} streams. Give one for each.")
         size = self.config.vocab_size
-        if len(numbers) and not (0 <= numbers.min() and numbers.max() < size):
+        if len(numbers) and not (numbers.min() >= 0 and numbers.max() < size):
             raise BadTokens(
                 f"Token {numbers.min() if numbers.min() < 0 else numbers.max()} is not among the "
                 f"{size} of this model. Use its own tokenizer."
@@ -249,10 +250,10 @@ def measure_loss_change(engine: Engine, tokens: Tokens) -> LossChange:
         raise BadTokens("One token predicts nothing. Give two or more.")
     state = engine.init_state(1)
     ours = 0.0
-    for here, following in zip(numbers[:-1], numbers[1:], strict=True):
+    for here, following in itertools.pairwise(numbers):
         logits = engine.step([int(here)], state)[0].astype(np.float64)
         top = logits.max()
-        ours += top + math.log(np.exp(logits - top).sum()) - logits[following]
+        ours += float(top + math.log(np.exp(logits - top).sum()) - logits[following])
     theirs, tensors = 0.0, None
     device = engine.model.embed.weight.device
     with torch.no_grad():

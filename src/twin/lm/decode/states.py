@@ -52,7 +52,7 @@ class EngineState(Protocol):
 
 
 class ArrayState:
-    """Streams as rows of one array; grows by doubling, so that joining costs one copy of one row."""
+    """Streams as rows of one array, which grows by doubling: joining costs one copy of one row."""
 
     def __init__(self, config: HybridConfig, rows: int) -> None:
         self.config = config
@@ -65,9 +65,7 @@ class ArrayState:
         rows = state[0].shape[0] if state else 0
         states.check(config, state, rows)
         made = cls(config, rows)
-        for part, tensor, place in zip(
-            states.layout(config), state, _places(config), strict=True
-        ):
+        for part, tensor, place in zip(states.layout(config), state, _places(config), strict=True):
             numbers = tensor.detach().float().cpu()
             if part.name == "ssm":  # (P, N) there, (N, P) here: sums run along whole vectors
                 numbers = numbers.transpose(-1, -2)
