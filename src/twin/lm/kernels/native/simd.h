@@ -125,10 +125,25 @@ INLINE float sum(vf x) {
     return x[0];
 }
 
-// e^x to about 1 ulp (Cephes' expf); below -87.3 the smallest normal number, above 88.7 about 3e38
+// The smaller and the larger, x where it is not a number
+INLINE vf at_most(vf x, float limit) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_min_ps((__m512)all(limit), (__m512)x);
+#else
+    return x > limit ? all(limit) : x;
+#endif
+}
+INLINE vf at_least(vf x, float limit) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)all(limit), (__m512)x);
+#else
+    return x < limit ? all(limit) : x;
+#endif
+}
+
+// e^x to about 1 ulp (Cephes' expf); at most 3e38, at least 1.2e-38
 INLINE vf exponential(vf x) {
-    x = x < -87.33f ? all(-87.33f) : x;
-    x = x > 88.72f ? all(88.72f) : x;
+    x = at_most(at_least(x, -87.33f), 88.72f);
     const vf magic = all(12582912.f);  // 1.5 * 2^23: the sum's low bits are the rounded integer
     vf shifted = x * 1.44269504088896341f + magic;
     vf n = shifted - magic;
@@ -140,10 +155,14 @@ INLINE vf exponential(vf x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.f;
+#if defined(__AVX512F__)
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
     // 2^n in two factors: n may be 128
     vi whole = (vi)shifted - (vi)magic;
     vi half = whole >> 1;
     return p * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
+#endif
 }
 INLINE vf reciprocal(vf x) {  // of a number of ordinary size
 #if defined(__AVX512F__)
@@ -155,6 +174,31 @@ INLINE vf reciprocal(vf x) {  // of a number of ordinary size
 #endif
 }
 INLINE vf sigmoid(vf x) { return reciprocal(1.f + exponential(-x)); }
+// sums[t] = the sum over the lanes of row(t), for L rows t at once: a tree of L - 1 additions in
+// place of log2(L) a row
+template <int S>
+INLINE void add_halves(vf* rows) {
+    UNROLL
+    for (int i = 0; i < L; i += 2 * S)
+        rows[i] = low_halves<S>(rows[i], rows[i + S], lanes{}) + high_halves<S>(rows[i], rows[i + S], lanes{});
+}
+template <class Row>
+INLINE vf row_sums(Row row) {
+    vf rows[L];
+    UNROLL
+    for (int i = 0; i < L; i++) rows[i] = row(i);
+    add_halves<1>(rows);
+    add_halves<2>(rows);
+    if constexpr (L > 4) add_halves<4>(rows);
+    if constexpr (L > 8) add_halves<8>(rows);
+    return rows[0];
+}
+INLINE vf root(vf x) {
+    vf y;
+    for (int i = 0; i < L; i++) y[i] = __builtin_sqrtf(x[i]);
+    return y;
+}
+
 // log(1 + y) for 0 <= y <= 1 by the series of 2 atanh(y / (2 + y))
 INLINE vf log_one_plus(vf y) {
     vf z = y / (y + 2.f), q = z * z;

@@ -134,17 +134,19 @@ INLINE void return_tile(int tokens, const float* s, float* d, ptrdiff_t K, const
         UNROLL
         for (int n = 0; n < N; n++) store(d + i * K + n * L, state[i][n]);
 }
+// Half as tall as the forward tile, so that `kept` and what is streamed past it stay in the first cache
+constexpr int RETURN_TALL = TWIN_TALL / 2;
 inline void walk_back(int tokens, int K, int V, const float* s, float* d, const float* r, const float* k,
                       const float* w, const float* v, const float* d_o, float* dr, float* dk, float* dw,
                       float* kept) {
     for (int n = 0; n < K;) {
         bool pair = n + 2 * L <= K;
-        for (int i = 0; i < V; i += TWIN_TALL)
+        for (int i = 0; i < V; i += RETURN_TALL)
             if (pair)
-                return_tile<TWIN_TALL, 2>(tokens, s + i * K + n, d + i * K + n, K, r + n, k + n, w + n, v + i,
+                return_tile<RETURN_TALL, 2>(tokens, s + i * K + n, d + i * K + n, K, r + n, k + n, w + n, v + i,
                                           d_o + i, V, dr + n, dk + n, dw + n, kept);
             else
-                return_tile<TWIN_TALL, 1>(tokens, s + i * K + n, d + i * K + n, K, r + n, k + n, w + n, v + i,
+                return_tile<RETURN_TALL, 1>(tokens, s + i * K + n, d + i * K + n, K, r + n, k + n, w + n, v + i,
                                           d_o + i, V, dr + n, dk + n, dw + n, kept);
         n += pair ? 2 * L : L;
     }
@@ -156,43 +158,61 @@ INLINE void decays(const Wkv& a, int n, float* w, float* logw) {
         vf x = load(w + i);
         if (a.is_fused) {
             x = -exponential(x);
-            x = x < a.logw_min ? all(a.logw_min) : x;
+            x = at_least(x, a.logw_min);
         }
         if (logw) store(logw + i, x);
         store(w + i, exponential(x));
     }
 }
 
-INLINE float bonus_of(const float* r, const float* k, const float* u, int K) {
-    vf s = zero();
-    for (int i = 0; i < K; i += L) s += load(r + i) * load(u + i) * load(k + i);
-    return sum(s);
+// to[t] = sum over i of x[t][i] y[t][i] (z[i]), for all tokens of a segment; those beyond `tokens` are
+// whatever the scratch holds
+INLINE void row_dots(int tokens, int width, const float* x, const float* y, const float* z, float* to) {
+    for (int t = 0; t < tokens; t += L)
+        store(to + t, row_sums([&](int j) {
+                  const float *a = x + (t + j) * width, *b = y + (t + j) * width;
+                  vf s = zero();
+                  for (int i = 0; i < width; i += L) {
+                      vf c = load(a + i) * load(b + i);
+                      s += z ? c * load(z + i) : c;
+                  }
+                  return s;
+              }));
 }
 
-struct Moments {
-    float mean, scale;
-};
-INLINE Moments moments(const float* x, int n, float eps) {
-    vf s = zero(), q = zero();
-    for (int i = 0; i < n; i += L) s += load(x + i);
-    float mean = sum(s) / n;
-    for (int i = 0; i < n; i += L) {
-        vf y = load(x + i) - mean;
-        q += y * y;
+// Mean and 1 / standard deviation of each token's row
+INLINE void moments(int tokens, int width, float eps, const float* x, float* mean, float* scale) {
+    for (int t = 0; t < tokens; t += L) {
+        const float* rows = x + t * width;
+        store(mean + t, row_sums([&](int j) {
+                            vf s = zero();
+                            for (int i = 0; i < width; i += L) s += load(rows + j * width + i);
+                            return s;
+                        }) * (1.f / width));
+        vf spread = row_sums([&](int j) {
+            vf s = zero();
+            for (int i = 0; i < width; i += L) {
+                vf y = load(rows + j * width + i) - mean[t + j];
+                s += y * y;
+            }
+            return s;
+        });
+        store(scale + t, 1.f / root(spread * (1.f / width) + eps));
     }
-    return {mean, 1.f / std::sqrt(sum(q) / n + eps)};
 }
 
-// The norm of one head's output at one token, times silu(g), in place
-INLINE void norm_forward(const Wkv& a, int h, float* o, const float* g) {
+// The norm of one head's output, times silu(g), in place
+INLINE void norm_forward(const Wkv& a, int h, int tokens, float* o, const float* g) {
     const int V = a.V;
     const float *weight = a.norm_weight + h * V, *bias = a.norm_bias + h * V;
-    Moments m = moments(o, V, a.norm_eps);
-    for (int i = 0; i < V; i += L) {
-        vf x = (load(o + i) - m.mean) * m.scale, z = load(g + i);
-        x = x * load(weight + i) + load(bias + i);
-        store(o + i, x * z * sigmoid(z));
-    }
+    float mean[SEGMENT], scale[SEGMENT];
+    moments(tokens, V, a.norm_eps, o, mean, scale);
+    for (int t = 0; t < tokens; t++)
+        for (int i = 0; i < V; i += L) {
+            vf x = (load(o + t * V + i) - mean[t]) * scale[t], z = load(g + t * V + i);
+            x = x * load(weight + i) + load(bias + i);
+            store(o + t * V + i, x * z * sigmoid(z));
+        }
 }
 
 // Heads h0 to h1 of sequence b, from the first token to the last
@@ -216,45 +236,51 @@ inline void wkv_forward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scra
             float *r = rs + (h - h0) * rk, *k = ks + (h - h0) * rk, *w = ws + (h - h0) * rk,
                   *v = vs + (h - h0) * rv, *o = os + (h - h0) * rv;
             decays(a, n * K, w, nullptr);
-            for (int t = 0; t < n; t++) {
-                float x = bonus_of(r + t * K, k + t * K, a.u + h * K, K);
-                for (int i = 0; i < V; i += L) store(o + t * V + i, x * load(v + t * V + i));
-            }
+            float bonus[SEGMENT];
+            row_dots(n, K, r, k, a.u + h * K, bonus);
+            for (int t = 0; t < n; t++)
+                for (int i = 0; i < V; i += L) store(o + t * V + i, bonus[t] * load(v + t * V + i));
             walk(n, K, V, a.state_out + (b * H + h) * size, r, k, w, K, v, o, V);
         }
         if (a.g.p) {
             write_heads({{&raw, V, os}}, b, t0, h0, h1, n);
-            for (int h = h0; h < h1; h++)
-                for (int t = 0; t < n; t++) norm_forward(a, h, os + (h - h0) * rv + t * V, gs + (h - h0) * rv + t * V);
+            for (int h = h0; h < h1; h++) norm_forward(a, h, n, os + (h - h0) * rv, gs + (h - h0) * rv);
         }
         write_heads({{&a.o, V, os}}, b, t0, h0, h1, n);
     }
 }
 
-// do of the fused op to do of the recurrence, in place; g becomes dg. One head, one token.
-INLINE void norm_backward(const Wkv& a, const float* raw, float* d_o, float* g, const float* weight,
-                          const float* bias, float* d_weight, float* d_bias) {
+// One head's do of the fused op to do of the recurrence, in place; g becomes dg. `raw` is overwritten.
+INLINE void norm_backward(const Wkv& a, int h, int tokens, float* raw, float* d_o, float* g, float* d_weight,
+                          float* d_bias) {
     const int V = a.V;
-    Moments m = moments(raw, V, a.norm_eps);
-    vf sum_d = zero(), sum_dx = zero();
-    for (int i = 0; i < V; i += L) {
-        vf x = (load(raw + i) - m.mean) * m.scale;
-        vf z = load(g + i), s = sigmoid(z), d = load(d_o + i), wt = load(weight + i);
-        vf normed = x * wt + load(bias + i);
-        store(g + i, d * normed * (s + z * s * (1.f - s)));
-        d = d * z * s;
-        store(d_weight + i, load(d_weight + i) + d * x);
-        store(d_bias + i, load(d_bias + i) + d);
-        d = d * wt;
-        store(d_o + i, d);
-        sum_d += d;
-        sum_dx += d * x;
-    }
-    const float mean_d = sum(sum_d) / V, mean_dx = sum(sum_dx) / V;
-    for (int i = 0; i < V; i += L) {
-        vf x = (load(raw + i) - m.mean) * m.scale;
-        store(d_o + i, m.scale * (load(d_o + i) - mean_d - x * mean_dx));
-    }
+    const float *weight = a.norm_weight + h * V, *bias = a.norm_bias + h * V;
+    float mean[SEGMENT], scale[SEGMENT], mean_d[SEGMENT], mean_dx[SEGMENT];
+    moments(tokens, V, a.norm_eps, raw, mean, scale);
+    for (int t = 0; t < tokens; t++)
+        for (int i = 0; i < V; i += L) {
+            const int at = t * V + i;
+            vf x = (load(raw + at) - mean[t]) * scale[t];
+            vf z = load(g + at), s = sigmoid(z), d = load(d_o + at), wt = load(weight + i);
+            store(raw + at, x);
+            store(g + at, d * (x * wt + load(bias + i)) * (s + z * s * (1.f - s)));
+            d = d * z * s;
+            store(d_weight + i, load(d_weight + i) + d * x);
+            store(d_bias + i, load(d_bias + i) + d);
+            store(d_o + at, d * wt);
+        }
+    row_dots(tokens, V, d_o, raw, nullptr, mean_dx);
+    for (int t = 0; t < tokens; t += L)
+        store(mean_d + t, row_sums([&](int j) {
+                  vf s = zero();
+                  for (int i = 0; i < V; i += L) s += load(d_o + (t + j) * V + i);
+                  return s;
+              }));
+    for (int t = 0; t < tokens; t++)
+        for (int i = 0; i < V; i += L) {
+            const int at = t * V + i;
+            store(d_o + at, scale[t] * (load(d_o + at) - mean_d[t] / V - load(raw + at) * (mean_dx[t] / V)));
+        }
 }
 
 inline void wkv_backward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scratch) {
@@ -264,7 +290,7 @@ inline void wkv_backward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scr
           *vs = scratch.take(heads * rv), *gs = scratch.take(heads * rv), *raws = scratch.take(heads * rv),
           *d_os = scratch.take(heads * rv), *logw = scratch.take(rk), *dr = scratch.take(rk),
           *dk = scratch.take(rk), *dw = scratch.take(rk), *dv = scratch.take(rv),
-          *kept = scratch.take(SEGMENT * TWIN_TALL * 2 * L), *turned = scratch.take((size_t)K * V);
+          *kept = scratch.take(SEGMENT * RETURN_TALL * 2 * L), *turned = scratch.take((size_t)K * V);
     const i64 segments = (a.T + SEGMENT - 1) / SEGMENT, size = (i64)K * V;
     const Tensor raw{(char*)a.raw, a.T * H * V, (i64)H * V, V, 0};
     float* carried = scratch.take(heads * size);  // dS turned: rows of V
@@ -293,13 +319,13 @@ inline void wkv_backward_heads(const Wkv& a, i64 b, int h0, int h1, Scratch& scr
             float* du = a.du + (b * H + h) * K;
             decays(a, n * K, w, logw);
             if (a.g.p)
-                for (int t = 0; t < n; t++)
-                    norm_backward(a, raws + (h - h0) * rv + t * V, d_o + t * V, g + t * V, a.norm_weight + h * V,
-                                  a.norm_bias + h * V, a.d_norm_weight + (b * H + h) * V,
-                                  a.d_norm_bias + (b * H + h) * V);
+                norm_backward(a, h, n, raws + (h - h0) * rv, d_o, g, a.d_norm_weight + (b * H + h) * V,
+                              a.d_norm_bias + (b * H + h) * V);
+            float bonus[SEGMENT], wish[SEGMENT];
+            row_dots(n, K, r, k, u, bonus);
+            row_dots(n, V, d_o, v, nullptr, wish);
             for (int t = 0; t < n; t++) {
-                float x = bonus_of(r + t * K, k + t * K, u, K);
-                float y = dot(d_o + t * V, v + t * V, V);
+                const float x = bonus[t], y = wish[t];
                 for (int i = 0; i < V; i += L) store(dv + t * V + i, x * load(d_o + t * V + i));
                 for (int i = 0; i < K; i += L) {
                     vf uy = y * load(u + i), rt = load(r + t * K + i), kt = load(k + t * K + i);
