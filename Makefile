@@ -2,12 +2,15 @@
 # Needs: CPython 3.11 or newer, pip and git. Everything else goes into .venv.
 
 PYTHON ?= python3
+# Where torch comes from. For an NVIDIA GPU: make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 REPO ?= .
 TASK ?= make the number of bootstrap rounds configurable
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+TORCH = $(shell sed -n 's/^torch==//p' constraints.txt)
 PINNED := pyproject.toml constraints.txt
 SOURCES := src tests $(wildcard bench recipes) .ci
 
@@ -50,7 +53,16 @@ $(VENV)/.installed: $(PINNED) | $(VENV)/bin/pip
 	$(PIP) install --no-compile -c constraints.txt -e .
 	@touch $@
 
+# torch first, by itself and without CUDA, of which the build on PyPI brings gigabytes: from where pip
+# looks anyway if the CPU build is there, else from torch's own index. If neither has it, PyPI's is taken.
 $(VENV)/.installed-dev: $(PINNED) | $(VENV)/bin/pip
+	@$(BIN)/python -c 'import sys, importlib.metadata as m; \
+		sys.exit(m.version("torch").partition("+")[0] != "$(TORCH)")' 2>/dev/null || \
+		{ [ '$(origin TORCH_INDEX)' = file ] && \
+			$(PIP) install --no-compile --no-deps 'torch==$(TORCH)+cpu' 2>/dev/null; } || \
+		$(PIP) install --no-compile --no-deps --timeout 30 --retries 2 \
+			--index-url '$(TORCH_INDEX)' 'torch==$(TORCH)' || \
+		echo 'torch $(TORCH) is not at $(TORCH_INDEX): taking what pip finds' >&2
 	$(PIP) install --no-compile -c constraints.txt -e '.[dev]'
 	@touch $(VENV)/.installed $@
 

@@ -24,6 +24,12 @@ report = build_report(
 )
 assert "not enough data" in render_html(report)  # the template
 
+lm = where.parent / "lm"
+sources = [*lm.glob("kernels/native/*.cpp"), *lm.glob("decode/*.cpp"), *lm.glob("*.html.j2")]
+assert len(sources) >= 3, f"sources and templates lack: {sources}"
+check = [sys.executable, "-m", "twin.lm.kernels.selfcheck", "--backend", "native", "--op", "wkv6"]
+subprocess.run([*check, "--length", "17"], check=True)  # built from the wheel's own sources
+
 repository = Path("repository").absolute()
 subprocess.run(["git", "init", "-q", str(repository)], check=True)
 open_store(repository).close()  # the migrations

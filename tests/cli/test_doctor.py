@@ -60,6 +60,33 @@ def test_without_git_the_cure_is_named(
     }
 
 
+def test_kernels_without_a_compiler_are_told_with_the_cure(
+    capsys: pytest.CaptureFixture[str], repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "native" in checks(capsys, repository)["language model kernels"]["found"]
+    monkeypatch.setenv("CXX", "no-such-compiler -m64")
+    told = checks(capsys, repository)["language model kernels"]
+    assert told["status"] == "optional"
+    assert "native" not in told["found"]
+    assert told["cure"].endswith("apt-get install g++")
+
+
+def test_without_torch_its_extra_is_named(
+    capsys: pytest.CaptureFixture[str], repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = doctor.importlib.metadata.version
+
+    def absent(package: str) -> str:
+        if package == "torch":
+            raise doctor.importlib.metadata.PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", absent)
+    told = checks(capsys, repository)
+    assert told["torch"]["cure"].endswith("pip install 'cognitive-twin[lm]'")
+    assert "language model kernels" not in told
+
+
 def test_a_library_that_is_installed_but_does_not_load_is_missing(
     capsys: pytest.CaptureFixture[str],
     repository: Path,

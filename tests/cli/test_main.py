@@ -19,7 +19,7 @@ from twin.errors import IllegalMove, MissingRequirement, RepositoryError, StoreL
 TWIN = [sys.executable, "-W", "error", "-c", "from twin.cli.main import main; main()"]
 HEAVY = {
     "numpy", "scipy", "lightgbm", "sqlalchemy", "alembic", "tree_sitter", "matplotlib", "jinja2",
-    "rich",
+    "rich", "torch", "transformers", "tokenizers", "safetensors",
 }  # fmt: skip
 
 

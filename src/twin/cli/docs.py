@@ -1,10 +1,14 @@
-"""Writes the generated pages of `docs/`: every command's help, every configuration key.
+"""Writes the generated pages of `docs/`: every command's help, every configuration key, and the
+presets and options of the language model.
 
 `python -m twin.cli.docs docs` (or `make docs`) writes them; a test compares them with the code.
 """
 
 import ast
+import collections.abc
+import dataclasses
 import inspect
+import json
 import sys
 import types
 import typing
@@ -17,6 +21,8 @@ import msgspec
 
 from twin import config
 from twin.cli.main import cli
+from twin.lm import config as lm_config
+from twin.lm import recipe as lm_recipe
 
 _WIDTH = 80
 _LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
@@ -25,7 +31,11 @@ _MADE_BY = "<!-- Made by `make docs` from the code; changes here are lost. -->"
 
 def pages() -> dict[str, str]:
     """File name -> text of each generated page."""
-    return {"commands.md": _commands_page(), "configuration.md": _configuration_page()}
+    return {
+        "commands.md": _commands_page(),
+        "configuration.md": _configuration_page(),
+        "lm-options.md": _language_model_page(),
+    }
 
 
 def _commands_page() -> str:
@@ -111,6 +121,78 @@ def _allowed(annotation: Any) -> str:
     if origin is dict:
         return f"table of {_allowed(arguments[1])}"
     return "table" if issubclass(annotation, msgspec.Struct) else str(annotation.__name__)
+
+
+def _language_model_page() -> str:
+    """Without torch: shapes and their cost are arithmetic."""
+    return (
+        "\n\n".join(
+            [
+                "# The language model's presets and options",
+                _MADE_BY,
+                "What the network computes, and why, is in [lm.md](lm.md).",
+                "## Presets",
+                "A name is the number of parameters, embedding included, with the tokenizer that "
+                "it is meant for.\nThe state is what one stream takes in memory at any length; beside "
+                "it, what a\ntransformer of the same depth and width keeps in bfloat16 keys and "
+                "values.",
+                _preset_table(),
+                "## Options of the shape",
+                "`[model]` of a recipe for `twin pretrain`, and `config.json` of a checkpoint.",
+                _option_table(lm_config.HybridConfig),
+                "## Keys of a recipe",
+                "A TOML file for `twin pretrain RECIPE`.",
+                _option_table(lm_recipe.Recipe),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _preset_table() -> str:
+    rows = [
+        "| preset | tokens | width | layers | heads RWKV, Mamba | state size N | feed-forward | "
+        "parameters | state | transformer at 1K, 16K |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, known in lm_config.PRESETS.items():
+        c = lm_config.preset(name)
+        keys_and_values = 2 * 2 * c.n_layers * c.d_model  # bytes a token
+        rows.append(
+            f"| {name} | {known.tokens}, {c.vocab_size:,} | {c.d_model} | {c.n_layers} "
+            f"| {c.n_heads} x {c.head_dim}, {c.mamba_heads} x {c.mamba_head_dim} | {c.d_state} "
+            f"| {c.d_ffn} | {lm_config.num_parameters(c) / 1e6:.2f}M "
+            f"| {lm_config.state_bytes(c) / 1024:,.0f} KiB | {keys_and_values * 1024 / 2**20:.0f}, "
+            f"{keys_and_values * 16384 / 2**20:.0f} MiB |"
+        )
+    return "\n".join(rows)
+
+
+def _option_table(record: type) -> str:
+    """Every field of a dataclass; what its default and allowed values do not tell, in words."""
+    hints = typing.get_type_hints(record)
+    reasons = _field_docs(record)
+    rows = ["| key | default | allowed | why |", "| --- | --- | --- | --- |"]
+    for field in dataclasses.fields(record):
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        shown = "-" if default is dataclasses.MISSING else f"`{json.dumps(default)}`"
+        rows.append(
+            f"| `{field.name}` | {shown} | {_kind(hints[field.name])} "
+            f"| {reasons.get(field.name, '')} |"
+        )
+    return "\n".join(rows)
+
+
+def _kind(annotation: Any) -> str:
+    """As `_allowed`, for types that only dataclasses have here."""
+    origin = typing.get_origin(annotation)
+    if origin is collections.abc.Mapping:
+        return "table"
+    if origin is tuple:
+        return "list"
+    return _allowed(annotation)
 
 
 def _field_docs(struct: type) -> dict[str, str]:

@@ -309,7 +309,40 @@ def _torch(door: Door) -> Iterator[Check]:
     try:
         yield Check(name="torch", status="ok", found=importlib.metadata.version("torch"))
     except importlib.metadata.PackageNotFoundError:
-        yield _optional("torch", "not installed", "Nothing that is built so far needs it.")
+        cure = "Only for `twin pretrain` and `twin lm`: pip install 'cognitive-twin[lm]'"
+        yield _optional("torch", "not installed", cure)
+
+
+def _kernels(door: Door) -> Iterator[Check]:
+    """What the language model could run on, judged by what is there, without importing torch;
+    `python -m twin.lm.kernels.selfcheck` runs them all and compares them with the reference."""
+    if not _installed("torch"):
+        return
+    named = os.environ.get("CXX", "").partition(" ")[0]
+    compiler = next(filter(shutil.which, [named] if named else ["g++", "clang++", "c++"]), "")
+    has_gpu = Path("/dev/nvidiactl").exists()
+    found = [f"native (built by {compiler})"] if compiler else []
+    found += ["chunked", "compiled"]
+    for name, package in (("triton", "triton"), ("fla", "flash-linear-attention")):
+        if not has_gpu:
+            found.append(f"no {name}: no NVIDIA GPU")
+        elif not _installed(package):
+            found.append(f"no {name}: pip install {package}")
+        else:
+            found.append(name)
+    shown = ", ".join(found)
+    if compiler:
+        yield Check(name="language model kernels", status="ok", found=shown)
+    else:
+        cure = "The native ones, several times faster, need a C++ compiler: apt-get install g++"
+        yield _optional("language model kernels", shown, cure)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _processor(door: Door) -> Iterator[Check]:
@@ -338,6 +371,7 @@ CHECKS: tuple[Callable[[Door], Iterator[Check]], ...] = (
     _postgres,
     _programs,
     _torch,
+    _kernels,
     _processor,
 )
 

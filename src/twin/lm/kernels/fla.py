@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from twin.lm.errors import KernelUnavailable
-from twin.lm.kernels.chunked import Chunked, wide
+from twin.lm.kernels.chunked import Chunked
+from twin.lm.kernels.composed import wide
 
 
 class FlaKernels(Chunked):
