@@ -94,7 +94,8 @@ def _facts(folder: Any) -> dict[str, Any]:
         config, card = load_config(folder), load_card(folder)
     except LmError as error:
         return facts | {"fault": str(error)}
-    loss = next((card[key] for key in ("val_loss", "best_loss", "loss") if key in card), None)
+    figures = card.get("figures")
+    loss = figures.get("validation") if isinstance(figures, dict) else None
     return facts | {
         "parameters": num_parameters(config),
         "shape": f"{config.d_model} x {config.n_layers} {config.fusion}",

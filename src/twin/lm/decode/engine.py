@@ -168,7 +168,7 @@ class Engine:
         if len(numbers) <= SHORT and self._packed is not None:
             for number in numbers:
                 logits = self.step([int(number)], state)
-            return logits[0]
+            return cast(Logits, logits[0])
         with torch.no_grad():
             tensors = state.to_model()
             device = self.model.embed.weight.device
