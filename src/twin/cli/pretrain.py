@@ -1,5 +1,6 @@
 """`twin pretrain`: a small language model of one's own, from text, in minutes on a CPU."""
 
+import math
 import re
 import signal
 import sys
@@ -87,7 +88,7 @@ def command(door: Door, /, name: str | None, resume: bool, as_json: bool, **give
         _need_torch()
         result = _train(recipe, source, root, name, resume=resume, quiet=as_json)
     if as_json:
-        show.as_json(asdict(result))
+        show.as_json({name: _plain(value) for name, value in asdict(result).items()})
     else:
         _tell(result)
     return 0 if result.finished else Refused.exit_code
@@ -203,6 +204,11 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _plain(value: object) -> object:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tell(result: "Result") -> None:

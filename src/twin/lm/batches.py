@@ -60,10 +60,6 @@ class Batches:
         seen = self._done * (window if self._order == "windows" else 1)
         return self._epoch + min(seen / max(per_stream, 1), 1.0) if batch else 0.0
 
-    def check(self, batch: int, window: int) -> None:
-        """Raises BadCorpus, with a shape that fits, where the corpus is too short for one batch."""
-        check_fits(len(self._tokens), batch, window)
-
     def position(self) -> dict[str, Any]:
         """Where it stands, JSON-ready; `restore` goes on from there."""
         return {

@@ -26,7 +26,7 @@ from twin.lm.config import HybridConfig
 from twin.lm.corpus import Corpus
 from twin.lm.errors import BadCheckpoint
 from twin.lm.evaluate import Evaluation, evaluate
-from twin.lm.kernels.registry import Kernels
+from twin.lm.kernels.registry import Kernels, choose
 from twin.lm.model import HybridLM
 from twin.lm.optim import Average, GradientNorms, Gradients, Optimizers, Rates
 from twin.lm.precision import autocast, choose_precision, compute_dtype
@@ -164,12 +164,14 @@ class Run:
             torch.set_num_threads(recipe.threads)
         self.config: HybridConfig = recipe.shape(corpus.tokenizer.vocab_size)
         check_fits(len(corpus.train.tokens), recipe.batch, recipe.window)
+        chosen = recipe.kernels if kernels is None else kernels
+        chosen = choose(chosen, self.device) if isinstance(chosen, str) else chosen
         if self.device.type == "cpu":
+            free = memory.available_bytes()
             memory.foresee(
-                self.config, recipe.batch, recipe.window, available=memory.available_bytes()
+                self.config, recipe.batch, recipe.window, available=free, kernels=chosen.name
             )
         self.dtype = compute_dtype(self.device, recipe.precision)
-        chosen = recipe.kernels if kernels is None else kernels
         self.model = HybridLM(self.config, kernels=chosen, seed=recipe.seed).to(self.device)
         self.precision = choose_precision(
             self.device, recipe.precision, has_half=self.model.kernels.has_half

@@ -1,0 +1,110 @@
+"""`twin pretrain` at the command line: text in, a model in `.twin/lm`, or a sentence that helps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from twin.cli.main import run
+
+Shown = pytest.CaptureFixture[str]
+TINY = [
+    "--preset", "3.5M", "--tokenizer", "char", "--kernels", "chunked", "--batch", "2",
+    "--window", "16", "--steps", "3", "--threads", "1",
+    *(f"--set=model.{setting}" for setting in (
+        "d_model=32", "n_layers=1", "head_dim=16", "mamba_head_dim=16", "d_state=8",
+        "decay_rank=16",
+    )),
+]  # fmt: skip
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "rhyme.txt"
+    path.write_text("the cat sat on the mat and the dog sat on the log; " * 20)
+    return path
+
+
+def pretrain(repository: Path, *arguments: object) -> int:
+    return run(["--repo", str(repository), "pretrain", *map(str, arguments)])
+
+
+def test_a_text_becomes_a_model_under_its_name(repository: Path, text: Path, capsys: Shown) -> None:
+    assert pretrain(repository, "--text", text, *TINY) == 0
+    shown = capsys.readouterr().out
+    assert "held out" in shown
+    assert "The budget is spent." in shown
+    folder = repository / ".twin" / "lm" / "rhyme"
+    assert {"model.safetensors", "tokenizer.json", "card.json", "metrics.png"} <= {
+        path.name for path in folder.iterdir()
+    }
+
+
+def test_json_holds_the_figures_and_resume_goes_on(
+    repository: Path, text: Path, capsys: Shown
+) -> None:
+    assert pretrain(repository, "--text", text, *TINY, "--out", "x", "--json") == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["step"] == 3
+    assert pretrain(repository, "--text", text, "--out", "x", "--resume", "--steps", 5) == 0
+    capsys.readouterr()
+    card = json.loads((repository / ".twin" / "lm" / "x" / "card.json").read_text())
+    assert card["recipe"]["steps"] == 5
+
+
+def test_a_repository_is_learnt_from_as_committed(repository: Path, capsys: Shown) -> None:
+    for number in range(12):
+        (repository / f"part{number}.py").write_text(f"def f{number}():\n    return {number}\n" * 9)
+    who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    for command in (("add", "."), (*who, "commit", "-q", "-m", "More")):
+        subprocess.run(("git", *command), cwd=repository, check=True)
+    assert pretrain(repository, "--git", repository, *TINY, "--set", "held_out=0.3") == 0
+    assert "project: 0." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "one of `--text`, `--jsonl` and `--git`"),
+        (["--text", "nowhere.txt"], 2, "does not exist"),
+        (["--git", "nowhere"], 2, "no folder"),
+        (["--text", "TEXT", "--out", "../x"], 2, "no name for a model"),
+        (["--text", "TEXT", "--time-budget", "soon"], 2, "no duration"),
+        (["--text", "TEXT", "--preset", "7M"], 2, "Use one of 3.5M"),
+        (["--text", "TEXT", "--set", "droput=1"], 2, "not known in a recipe"),
+        (["--text", "TEXT", "--set", "model.droput=0.1"], 2, "Did you mean `dropout`"),
+        (["--text", "TEXT", "--tokenizer", "words"], 2, "not known"),
+        (["--text", "TEXT", "--kernels", "magic", "--window", "8"], 3, "There are no kernels"),
+        (["--text", "TEXT", "--resume"], 2, "to continue from"),
+        (["--text", "TEXT", "--batch", "9999"], 2, "--window"),
+        (["recipe.toml", "--text", "TEXT"], 2, "There is no recipe"),
+    ],
+)
+def test_a_wrong_command_is_refused_with_its_cure(
+    arguments: list[str], code: int, said: str, repository: Path, text: Path, capsys: Shown
+) -> None:
+    given = [str(text) if argument == "TEXT" else argument for argument in arguments]
+    assert pretrain(repository, *given) == code
+    assert said in capsys.readouterr().err
+    assert not list(repository.glob(".twin/lm/[a-z]*"))
+
+
+def test_help_needs_no_torch() -> None:
+    script = (
+        "import sys\nfrom twin.cli.main import run\n"
+        "assert run(['pretrain', '--help']) == 0\nassert 'torch' not in sys.modules\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": "src"}
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", script], cwd=root, env=environment, check=True)
+
+
+def test_what_is_missing_is_named_with_its_cure(
+    repository: Path, text: Path, capsys: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert pretrain(repository, "--text", text, *TINY) == 3
+    assert 'pip install "cognitive-twin[lm]"' in capsys.readouterr().err

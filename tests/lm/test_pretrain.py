@@ -1,0 +1,237 @@
+"""A network is trained, interrupted, continued exactly, and stopped for what cannot go on."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from twin.lm import memory, snapshot
+from twin.lm.checkpoint import load_model
+from twin.lm.corpus import Corpus, Wanted, prepare
+from twin.lm.documents import TextFiles
+from twin.lm.errors import BadCheckpoint, BadCorpus, NotEnoughMemory
+from twin.lm.kernels.chunked import Chunked
+from twin.lm.pretrain import Result, Status, pretrain, saved_recipe
+from twin.lm.recipe import Recipe
+
+SHAPE = {
+    "d_model": 32, "n_layers": 2, "head_dim": 16, "mamba_head_dim": 16, "d_state": 8,
+    "decay_rank": 16, "dropout": 0.1,
+}  # fmt: skip
+RECIPE = Recipe(
+    preset="3.5M", model=SHAPE, kernels="chunked", precision="fp32", tokenizer="char", batch=4,
+    window=16, steps=20, warmup=0.1, validate_every_s=-1, checkpoint_every_s=0, seed=3, threads=1,
+)  # fmt: skip
+TEXT = "the cat sat on the mat, the dog ran after the cat; " * 60
+
+
+def corpus(tmp_path: Path, text: str = TEXT) -> Corpus:
+    (tmp_path / "text.txt").write_text(text)
+    wanted = Wanted(kind="char", control_tokens=False)
+    return prepare(TextFiles(paths=[tmp_path / "text.txt"]), wanted, tmp_path / "cache")
+
+
+def train(
+    tmp_path: Path, name: str = "model", *, resume: bool = False, **changes: object
+) -> Result:
+    recipe = dataclasses.replace(RECIPE, **changes)  # type: ignore[arg-type]
+    return pretrain(recipe, corpus(tmp_path), tmp_path / name, resume=resume)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Of the run's last step, not of the average."""
+    tensors, _ = snapshot.load(folder)
+    return {n: t for n, t in tensors.items() if n.startswith(("model.", "average.", "optimizer."))}
+
+
+def assert_equal(a: Path, b: Path) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different
+
+
+def test_a_run_learns_and_leaves_a_model_its_figures_and_a_picture(tmp_path: Path) -> None:
+    told: list[Status] = []
+    recipe = dataclasses.replace(RECIPE, steps=60)
+    result = pretrain(recipe, corpus(tmp_path), tmp_path / "model", tell=told.append)
+    assert result.finished
+    assert (result.step, result.tokens) == (60, 60 * 64)
+    assert result.validation < told[0].loss < math.log(20)
+    assert result.bits_per_byte == pytest.approx(result.validation / math.log(2))
+    assert [status.step for status in told] == [10, 20, 30, 40, 50, 60]
+    assert told[-1].gradient_ratio is not None
+    model, tokenizer, card = load_model(tmp_path / "model", kernels="chunked")
+    assert tokenizer.decode(tokenizer.encode("the cat")) == "the cat"
+    assert card["figures"]["validation"] == result.validation
+    assert model.config.dropout == 0.1
+    assert (tmp_path / "model" / "metrics.png").is_file()
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(tmp_path, name, seed=seed, steps=4)
+    assert_equal(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(AssertionError):
+        assert_equal(tmp_path / "a", tmp_path / "c")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.lm.test_pretrain import corpus, RECIPE
+from twin.lm.pretrain import pretrain
+import dataclasses
+root, order = Path(sys.argv[1]), sys.argv[2]
+recipe = dataclasses.replace(RECIPE, checkpoint_every_s=1e-9, order=order)
+pretrain(recipe, corpus(root), root / "killed", tell=lambda s: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+@pytest.mark.parametrize("order", ["handoff", pytest.param("windows", marks=pytest.mark.slow)])
+def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
+    order: str, tmp_path: Path
+) -> None:
+    train(tmp_path, "straight", order=order)
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), order],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."]), "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL
+    _, rest = snapshot.load(tmp_path / "killed")
+    assert 0 < rest["step"] < 20
+    result = train(tmp_path, "killed", resume=True, order=order)
+    assert result.step == 20
+    assert_equal(tmp_path / "straight", tmp_path / "killed")
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_leaves_a_checkpoint_that_is_whole(tmp_path: Path) -> None:
+    script = KILLED.replace("tell=lambda s: os.kill(os.getpid(), signal.SIGKILL)", "").replace(
+        "checkpoint_every_s=1e-9", "checkpoint_every_s=1e-9, steps=100_000"
+    )
+    for pause in (0.0, 0.05, 0.13):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path), "handoff"],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."]), "OMP_NUM_THREADS": "1"},
+            cwd=Path(__file__).parents[2],
+        )
+        while not snapshot.exists(tmp_path / "killed"):
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(pause)
+        process.kill()
+        process.wait()
+        _, rest = snapshot.load(tmp_path / "killed")
+        assert rest["step"] > 0
+        (tmp_path / "killed" / snapshot.NAME).unlink()
+
+
+def test_a_time_budget_counts_what_was_spent_before_an_interruption(tmp_path: Path) -> None:
+    result = train(tmp_path, steps=0, time_budget_s=0.6)
+    assert result.finished
+    assert result.seconds >= 0.6
+    tensors, rest = snapshot.load(tmp_path / "model")
+    snapshot.save(tmp_path / "model", tensors, rest | {"seconds": 0.3})
+    again = train(tmp_path, resume=True, steps=0, time_budget_s=0.6)
+    assert again.step > result.step
+    assert again.seconds >= 0.6
+    finished = train(tmp_path, resume=True, steps=0, time_budget_s=0.6)
+    assert finished.step == again.step
+
+
+def test_a_run_goes_on_only_with_its_own_text_and_shape(tmp_path: Path) -> None:
+    train(tmp_path, steps=2)
+    assert saved_recipe(tmp_path / "model").steps == 2
+    with pytest.raises(BadCheckpoint, match="another text"):
+        pretrain(RECIPE, corpus(tmp_path, TEXT * 2), tmp_path / "model", resume=True)
+    with pytest.raises(BadCheckpoint, match="another shape"):
+        train(tmp_path, resume=True, model=SHAPE | {"d_model": 64})
+    with pytest.raises(BadCheckpoint, match="seed"):
+        train(tmp_path, resume=True, seed=9)
+    with pytest.raises(BadCheckpoint, match="to continue from"):
+        train(tmp_path, "elsewhere", resume=True)
+
+
+class Faulty(Chunked):
+    """Kernels that give NaN in some forward passes with a gradient, for once or for good."""
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__()
+        self.first, self.last, self.calls = first, last, 0
+
+    def relu2(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            self.calls += 1
+            if self.first <= (self.calls + 1) // 2 <= self.last:  # two layers call it once each
+                return x * float("nan")
+        return super().relu2(x)
+
+
+def test_a_step_that_is_no_number_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
+    result = pretrain(RECIPE, corpus(tmp_path), tmp_path / "model", kernels=Faulty(7, 8))
+    assert result.finished
+    assert result.step == 20
+    assert math.isfinite(result.validation)
+
+
+def test_three_steps_that_are_no_numbers_end_the_run_with_the_last_good_model(
+    tmp_path: Path,
+) -> None:
+    result = pretrain(RECIPE, corpus(tmp_path), tmp_path / "model", kernels=Faulty(7, 99))
+    assert not result.finished
+    assert "no number" in result.verdict
+    assert 0 < result.step < 20
+    load_model(tmp_path / "model", kernels="chunked")
+
+
+def test_a_text_shorter_than_a_batch_and_too_little_memory_are_told_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BadCorpus, match="--window"):
+        train(tmp_path, batch=64, window=1024)
+    with pytest.raises(NotEnoughMemory, match="GiB"):
+        monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 20)
+        train(tmp_path)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "adamw"},
+        {"stages": ((0.5, 8),)},
+        {"order": "windows", "ema": 0.0},
+        {"blocks": "heads", "newton_steps": 3, "schedule": "wsd"},
+        {"model": SHAPE | {"attention_every": 2}},
+        {"model": SHAPE | {"pathways": "mamba", "trainable_h0": True}},
+        {"model": SHAPE | {"fusion": "MINGRU", "pathway_dropout": 0.1, "token_shift": "static"}},
+        {"validate_every_s": 1e-9},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_every_option_trains(options: dict[str, object], tmp_path: Path) -> None:
+    result = train(tmp_path, steps=6, **options)
+    assert result.finished
+    assert math.isfinite(result.validation_carried)
+
+
+def test_validations_are_in_the_metrics_and_the_best_model_is_kept(tmp_path: Path) -> None:
+    train(tmp_path, steps=5, validate_every_s=1e-9)
+    lines = [
+        json.loads(line) for line in (tmp_path / "model" / "metrics.jsonl").read_text().splitlines()
+    ]
+    validations = [line["val"] for line in lines if "val" in line]
+    assert len(validations) == 5
+    _, _, card = load_model(tmp_path / "model", kernels="chunked")
+    assert card["figures"]["validation"] <= min(validations) + 1e-6
