@@ -132,10 +132,10 @@ def _language_model_page() -> str:
                 _MADE_BY,
                 "What the network computes, and why, is in [lm.md](lm.md).",
                 "## Presets",
-                "A name is the number of parameters, embedding included, with the tokenizer that "
-                "it is meant for.\nThe state is what one stream takes in memory at any length; beside "
-                "it, what a\ntransformer of the same depth and width keeps in bfloat16 keys and "
-                "values.",
+                "A name is the number of parameters, embedding included, with the tokenizer that\n"
+                "it is meant for. The state is what one stream takes in memory at any length;\n"
+                "beside it, what a transformer of the same depth and width keeps in bfloat16\n"
+                "keys and values.",
                 _preset_table(),
                 "## Options of the shape",
                 "`[model]` of a recipe for `twin pretrain`, and `config.json` of a checkpoint.",

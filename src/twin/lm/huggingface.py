@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twin.lm import state as states
@@ -157,7 +156,7 @@ class TwinHybridForCausalLM(PreTrainedModel, GenerationMixin):
             h_BTD = h_BTD[:, logits_to_keep]
         elif logits_to_keep:
             h_BTD = h_BTD[:, -logits_to_keep:]
-        logits = F.linear(h_BTD, self.model.head_weight)
+        logits = self.model.kernels.linear(h_BTD, self.model.head_weight)
         logits = logits.float() if logits.dtype != torch.float64 else logits
         loss = None
         if labels is not None:

@@ -279,6 +279,15 @@ def _add_norm(length: int, _: float) -> Case:
     )  # fmt: skip
 
 
+def _linear(length: int, _: float) -> Case:
+    draw = _draw(length)
+    return Case(
+        run=lambda kernels, x: (kernels.linear(*x),),
+        inputs={"x": draw(_B, length, _D), "weight": draw(48, _D) / 8},
+        low=frozenset(("x",)),
+    )
+
+
 def _relu2(length: int, _: float) -> Case:
     return Case(
         run=lambda kernels, x: (kernels.relu2(*x),),
@@ -295,6 +304,7 @@ OPS: dict[str, Callable[[int, float], Case]] = {
     "gated_sum": _gated_sum,
     "add_norm": _add_norm,
     "relu2": _relu2,
+    "linear": _linear,
 }
 """Each makes the case of one length and strength of decay."""
 
