@@ -171,7 +171,9 @@ class Run:
             memory.foresee(
                 self.config, recipe.batch, recipe.window, available=free, kernels=chosen.name
             )
-        self.dtype = compute_dtype(self.device, recipe.precision)
+        self.precision = choose_precision(
+            self.device, recipe.precision, has_half=getattr(chosen, "has_half", False)
+        )
         self.model = HybridLM(self.config, kernels=chosen, seed=recipe.seed).to(self.device)
         self.precision = choose_precision(
             self.device, recipe.precision, has_half=self.model.kernels.has_half
@@ -179,7 +181,8 @@ class Run:
         if recipe.compile:
             for block in self.model.blocks:
                 block.compile()
-        self.optimizers = Optimizers(self.model, _rates(recipe), newton_dtype=self.dtype)
+        dtype = compute_dtype(self.device, recipe.precision)
+        self.optimizers = Optimizers(self.model, _rates(recipe), newton_dtype=dtype)
         self.gradients = Gradients(self.model)
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         self.batches = Batches(
