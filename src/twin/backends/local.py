@@ -90,7 +90,8 @@ class _Chat(_Fields, frozen=True, kw_only=True):
 
 
 class _Completion(_Fields, frozen=True, kw_only=True):
-    prompt: str | list[int] | list[str] = ""
+    # msgspec takes one kind of list in a union; a list of both kinds is refused when it is read.
+    prompt: str | list[int | str] = ""
     logprobs: int | None = None
     echo: bool = False
     suffix: str | None = None
@@ -481,6 +482,8 @@ def _prompt_of(wanted: Wanted, generator: "Generator") -> tuple[Any, str]:
     BadRequest, LmError."""
     if isinstance(wanted, _Completion):
         prompt = wanted.prompt
+        if isinstance(prompt, list) and len({type(part) for part in prompt}) > 1:
+            raise BadRequest("`prompt` mixes texts and token numbers: send one kind.")
         if isinstance(prompt, list) and prompt and isinstance(prompt[0], str):
             if len(prompt) > 1:
                 raise BadRequest("Several prompts in one request: send a request for each.")
