@@ -58,7 +58,7 @@ class Native(Chunked):
         if not _takes(*given, sizes=(u_HK.shape[1], v_BTHV.shape[3])):
             return super().wkv6(*given, logw_min=logw_min)
         if _learns(*given):
-            o, state = ops.Wkv6.apply(*given)
+            o, state = ops.applied(ops.Wkv6, *given)
             return o, state
         r, k, v, logw = (ops.dense(x) for x in given[:4])
         o, state, _ = ops.Wkv6.run(r, k, v, logw, ops.full(u_HK), ops.full(state_BHKV), keep=False)
@@ -71,7 +71,7 @@ class Native(Chunked):
         if not _takes(*given, sizes=tuple(state_BMPN.shape[2:])):
             return super().ssd(*given)
         if _learns(*given):
-            y, state = ops.SsdScan.apply(*given)
+            y, state = ops.applied(ops.SsdScan, *given)
             return y, state
         x, b, c = (ops.dense(y) for y in (x_BTMP, b_BTN, c_BTN))
         y, state, _ = ops.SsdScan.run(x, ops.full(loga_BTM), b, c, ops.full(state_BMPN), keep=False)
@@ -90,7 +90,7 @@ class Native(Chunked):
             )
         if not _learns(*given):
             return ops.AddNorm.run(x_BTD, y_BTD, ops.full(weight_D), dropout, seed, kind)
-        made = ops.AddNorm.apply(dropout, seed, kind, *given)
+        made = ops.applied(ops.AddNorm, dropout, seed, kind, *given)
         return (x_BTD, made) if y_BTD is None else made
 
     def rwkv_mix(
@@ -101,7 +101,7 @@ class Native(Chunked):
         if not _takes(*given, sizes=(u_HK.shape[1],)):
             return super().rwkv_mix(*given, logw_min=logw_min)
         if _learns(*given):
-            o, state = ops.RwkvMix.apply(logw_min, *given)
+            o, state = ops.applied(ops.RwkvMix, logw_min, *given)
             return o, state
         p, w = ops.dense(p_BTP), ops.dense(w_BTD)
         small = tuple(ops.full(x) for x in given[2:5])
@@ -118,7 +118,7 @@ class Native(Chunked):
         if not _takes(*given, sizes=tuple(ssm_state.shape[2:])):
             return super().mamba_mix(*given)
         if _learns(*given):
-            o, conv_state, ssm_state = ops.MambaMix.apply(*given)
+            o, conv_state, ssm_state = ops.applied(ops.MambaMix, *given)
             return o, conv_state, ssm_state
         o, conv_state, ssm_state, _, _ = ops.MambaMix.run(
             ops.dense(p_BTP), tuple(ops.full(x) for x in small), ops.full(conv_state),
@@ -132,7 +132,7 @@ class Native(Chunked):
         if not is_taken:
             return super().gated_sum(*given)
         if _learns(*given):
-            out: Tensor = ops.GatedSum.apply(*given)
+            out: Tensor = ops.applied(ops.GatedSum, *given)
             return out
         return ops.GatedSum.run(r_BTD, m_BTD, ops.full(weight), ops.full(bias), keep=False)[0]
 
@@ -140,6 +140,6 @@ class Native(Chunked):
         if not _takes(x) or not x.is_contiguous():
             return super().relu2(x)
         if _learns(x):
-            y: Tensor = ops.Relu2.apply(x)
+            y: Tensor = ops.applied(ops.Relu2, x)
             return y
         return ops.Relu2.run(x)

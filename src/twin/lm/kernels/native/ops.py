@@ -36,58 +36,86 @@ class Strided(ctypes.Structure):
     ]  # fmt: skip
 
 
+def _numbers(names: str) -> list[tuple[str, Any]]:
+    return [(name, NUMBER) for name in names.split()]
+
+
+def _floats(names: str) -> list[tuple[str, Any]]:
+    return [(name, FLOAT) for name in names.split()]
+
+
+def _tensors(names: str) -> list[tuple[str, Any]]:
+    return [(name, Strided) for name in names.split()]
+
+
+def _pointers(names: str) -> list[tuple[str, Any]]:
+    return [(name, POINTER) for name in names.split()]
+
+
 class Wkv(ctypes.Structure):
+    """wkv.h"""
+
     _fields_ = [
-        *((name, NUMBER) for name in ["B", "T", "H", "K", "V", "threads", "is_fused"]),
-        *((name, FLOAT) for name in ["logw_min", "norm_eps"]),
-        *((name, Strided) for name in ["r", "k", "v", "w", "g"]),
-        *((name, POINTER) for name in ["u", "norm_weight", "norm_bias", "state", "state_out"]),
-        ("o", Strided), ("saved", POINTER), ("raw", POINTER),
-        *((name, Strided) for name in ["d_o", "dr", "dk", "dv", "dw", "dg"]),
-        *((name, POINTER) for name in ["d_state_out", "d_state", "du", "d_norm_weight", "d_norm_bias"]),
-    ]  # fmt: skip
+        *_numbers("B T H K V threads is_fused"),
+        *_floats("logw_min norm_eps"),
+        *_tensors("r k v w g"),
+        *_pointers("u norm_weight norm_bias state state_out"),
+        *_tensors("o"),
+        *_pointers("saved raw"),
+        *_tensors("d_o dr dk dv dw dg"),
+        *_pointers("d_state_out d_state du d_norm_weight d_norm_bias"),
+    ]
 
 
 class Ssd(ctypes.Structure):
+    """ssd.h"""
+
     _fields_ = [
-        *((name, NUMBER) for name in ["B", "T", "H", "P", "N", "W", "threads"]),
-        ("norm_eps", FLOAT),
-        *((name, Strided) for name in ["x", "b", "c"]),
-        ("loga", POINTER), ("p", Strided),
-        *((name, POINTER) for name in ["conv_weight", "conv_bias", "dt_bias", "a_log", "skip", "norm_weight", "conv_state", "conv_state_out", "state", "state_out"]),
-        ("y", Strided), ("saved", POINTER), ("raw", POINTER),
-        *((name, Strided) for name in ["d_y", "dx", "db", "dc", "dp"]),
-        *((name, POINTER) for name in ["dloga", "d_state_out", "d_conv_state_out", "d_state", "d_conv_state", "d_conv_weight", "d_conv_bias", "d_dt_bias", "d_a_log", "d_skip", "d_norm_weight"]),
-    ]  # fmt: skip
+        *_numbers("B T H P N W threads"),
+        *_floats("norm_eps"),
+        *_tensors("x b c"),
+        *_pointers("loga"),
+        *_tensors("p"),
+        *_pointers("conv_weight conv_bias dt_bias a_log skip norm_weight"),
+        *_pointers("conv_state conv_state_out state state_out"),
+        *_tensors("y"),
+        *_pointers("saved raw"),
+        *_tensors("d_y dx db dc dp"),
+        *_pointers("dloga d_state_out d_conv_state_out d_state d_conv_state"),
+        *_pointers("d_conv_weight d_conv_bias d_dt_bias d_a_log d_skip d_norm_weight"),
+    ]
 
 
 class Norm(ctypes.Structure):
+    """pointwise.h"""
+
     _fields_ = [
-        *((name, NUMBER) for name in ["rows", "D", "threads"]),
-        *((name, FLOAT) for name in ["eps", "dropout"]),
-        ("seed", NUMBER),
-        *((name, Strided) for name in ["x", "y", "s", "n"]),
-        ("weight", POINTER),
-        *((name, Strided) for name in ["d_s", "d_n", "dx", "dy"]),
-        ("d_weight", POINTER),
-    ]  # fmt: skip
+        *_numbers("rows D threads"),
+        *_floats("eps dropout"),
+        *_numbers("seed"),
+        *_tensors("x y s n"),
+        *_pointers("weight"),
+        *_tensors("d_s d_n dx dy"),
+        *_pointers("d_weight"),
+    ]
 
 
 class Gate(ctypes.Structure):
+    """pointwise.h"""
+
     _fields_ = [
-        *((name, NUMBER) for name in ["rows", "D", "threads"]),
-        *((name, Strided) for name in ["r", "m", "out"]),
-        *((name, POINTER) for name in ["weight", "bias", "gate"]),
-        *((name, Strided) for name in ["d_out", "dr", "dm"]),
-        ("d_weight", POINTER),
-    ]  # fmt: skip
+        *_numbers("rows D threads"),
+        *_tensors("r m out"),
+        *_pointers("weight bias gate"),
+        *_tensors("d_out dr dm"),
+        *_pointers("d_weight"),
+    ]
 
 
 class Flat(ctypes.Structure):
-    _fields_ = [
-        *((name, NUMBER) for name in ["size", "threads"]),
-        *((name, Strided) for name in ["x", "y", "d_y", "dx"]),
-    ]  # fmt: skip
+    """pointwise.h"""
+
+    _fields_ = [*_numbers("size threads"), *_tensors("x y d_y dx")]
 
 
 def torch_openmp() -> Path | None:
@@ -117,6 +145,11 @@ def call(name: str, arguments: ctypes.Structure) -> None:
     """Runs one kernel without the interpreter's lock."""
     if getattr(library(), f"twin_{name}")(ctypes.byref(arguments)):
         raise NotEnoughMemory("No memory was left for the native kernels. Use smaller batches.")
+
+
+def applied(function: type[torch.autograd.Function], *given: Any) -> Any:
+    """`function.apply`, which torch leaves without types."""
+    return function.apply(*given)  # type: ignore[no-untyped-call]
 
 
 def dense(x: Tensor) -> Tensor:
