@@ -85,6 +85,7 @@ def command(door: Door, /, checkpoint: str, as_json: bool, html: Path | None, **
             recall=given["recall"],
             kernels=given["kernels"],
             seed=given["seed"],
+            draw=html is not None,
         )
         with show.stages(quiet=as_json) as tell:
             report = judge(

@@ -15,9 +15,9 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Mode = Literal["speed", "tokens", "time"]
 """`speed`: a short run that only measures; `tokens`, `time`: what is held equal."""
 Tell = Callable[[str, int, int], None]
+Pool = Callable[[int], AbstractContextManager[Executor]]
+"""How many at once -> where they run."""
 LINES: Final = "cells.jsonl"
 _TITLES: Final = {"speed": "Speed", "tokens": "Equal tokens", "time": "Equal CPU time"}
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -99,6 +101,7 @@ class Work:
     corpus_key: str
     jobs: int
     tell: Tell
+    pool: Pool
 
     def run(self, cells: Sequence[Cell]) -> list[Outcome]:
         """One outcome per cell, in order; equal cells are run once."""
@@ -107,19 +110,12 @@ class Work:
         left = {key: cell for key, cell in zip(keys, cells, strict=True) if key not in done}
         self._told(cells, keys, done)
         if left:
-            with _one_thread(), ProcessPoolExecutor(
-                max_workers=self.jobs,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_die_with,
-                initargs=(os.getpid(),),
-            ) as pool:  # fmt: skip
+            with self.pool(self.jobs) as pool:
                 try:
                     self._collect(pool, left, cells, keys, done)
                 except BaseException:
                     # Also at an interruption: what runs is not waited for, it can be continued.
-                    for process in list((pool._processes or {}).values()):
-                        process.terminate()
-                    pool.shutdown(wait=False, cancel_futures=True)
+                    _end(pool)
                     raise
         return [
             replace(done[key], variant=cell.variant) for key, cell in zip(keys, cells, strict=True)
@@ -127,7 +123,7 @@ class Work:
 
     def _collect(
         self,
-        pool: ProcessPoolExecutor,
+        pool: Executor,
         left: dict[str, Cell],
         cells: Sequence[Cell],
         keys: Sequence[str],
@@ -171,9 +167,9 @@ def _run_cell(cell: Cell, key: str, cache: Path, corpus_key: str, folder: Path) 
 
     own = folder / key
     resume = (own / snapshot.NAME).is_file()
-    begun = time.process_time()
     result = pretrain(cell.recipe, reopen(cache, corpus_key), own, resume=resume, tell=told)
-    speed = _measured(marks) or result.tokens / max(time.process_time() - begun, 1e-9)
+    # A run of a few steps, or the rest of one, has no two reports: then the trainer's own clock.
+    speed = _measured(marks) or result.tokens_per_s
     return Outcome(
         key=key,
         variant=cell.variant,
@@ -219,17 +215,31 @@ def _append(path: Path, outcome: Outcome) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes started inside compute on one thread: libraries read this when they load."""
+def processes(jobs: int) -> Iterator[Executor]:
+    """A pool of processes that compute on one thread each and die with this one."""
     before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    os.environ.update(dict.fromkeys(_THREADS, "1"))  # libraries read this when they load
     try:
-        yield
+        with ProcessPoolExecutor(
+            max_workers=jobs,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_die_with,
+            initargs=(os.getpid(),),
+        ) as pool:
+            yield pool
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def _end(pool: Executor) -> None:
+    """Leaves nothing running."""
+    if isinstance(pool, ProcessPoolExecutor):
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _die_with(parent: int) -> None:

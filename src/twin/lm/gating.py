@@ -47,6 +47,8 @@ class Options:
     """Length of the run on the side where no metrics are known; 0: none."""
     target: float | None = None
     recall: bool = False
+    draw: bool = False
+    """Whether the report gets its plots; a second of work that only a page shows."""
     needle_lengths: tuple[int, ...] = (4096, 8192, 16384)
     needle_seeds: int = 8
     recall_steps: int = 600
@@ -132,8 +134,14 @@ def _judge_training(
         *gates_trained.g35(states, layers, steps=steps),
         *gates_trained.g4(gradients, layers, worth, steps=steps),
     ]
-    positions = diagnostics.loss_by_position(model, held)
     contexts = diagnostics.context_gain(model, held)
+    tables = [
+        exhibits.layer_table(layers, gradients),
+        exhibits.state_table(states),
+        exhibits.worth_table(worth, contexts),
+    ]
+    if not options.draw:
+        return verdicts, [], tables
     plots = [
         exhibits.training_plot(points, subject.validation),
         exhibits.ratio_plot(points),
@@ -141,12 +149,7 @@ def _judge_training(
         exhibits.gradient_plot(gradients),
         exhibits.cosine_plot(states),
         exhibits.variance_plot(layers),
-        exhibits.position_plot(positions),
-    ]
-    tables = [
-        exhibits.layer_table(layers, gradients),
-        exhibits.state_table(states),
-        exhibits.worth_table(worth, contexts),
+        exhibits.position_plot(diagnostics.loss_by_position(model, held)),
     ]
     return verdicts, plots, tables
 
@@ -218,7 +221,7 @@ def _judge_recall(subject: Subject, text: Text, options: Options, tell: Tell) ->
         steps=options.recall_steps, seed=options.seed,
         tell=lambda done, total: tell("Many keys and values", done, total),
     )  # fmt: skip
-    plots = [exhibits.needle_plot(needles), exhibits.recall_plot(points)]
+    plots = [exhibits.needle_plot(needles), exhibits.recall_plot(points)] if options.draw else []
     return [], plots, [exhibits.needle_table(needles), exhibits.recall_table(points)]
 
 

@@ -163,7 +163,7 @@ def svg(figure: Figure, title: str) -> str:
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
     label = re.sub(r"[^\w ,.:()-]", "", title)
     text = text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-    text = re.sub(r'(id="|#|clip-path="url\(#)(?=[A-Za-z][\w-]*_|p[0-9a-f]{8,}|m[0-9a-f]{8,})',
+    text = re.sub(r'(id="|#|clip-path="url\(#)(?=[A-Za-z][\w.-]*_|p[0-9a-f]{8,}|m[0-9a-f]{8,})',
                   rf"\g<1>{name}-", text)  # fmt: skip
     return re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
 

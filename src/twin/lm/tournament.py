@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from twin.lm.cells import Cell, Mode, Outcome, Tell, Work
+from twin.lm.cells import Cell, Mode, Outcome, Pool, Tell, Work, processes
 from twin.lm.errors import BadConfig
 from twin.lm.recipe import Recipe
 from twin.lm.variants import TOLERANCE, Variant, equal_variants
@@ -65,6 +65,7 @@ def run_tournament(
     folder: Path,
     *,
     tell: Tell = lambda what, done, total: None,
+    pool: Pool = processes,
 ) -> Found:
     """Runs what is not yet in `folder`, and returns everything. `cache`: where `prepare` left the
     corpus.
@@ -75,7 +76,9 @@ def run_tournament(
     base = plan.recipe.shape(corpus.tokenizer.vocab_size)
     variants = equal_variants(plan.names, base, tolerance=plan.tolerance)
     folder.mkdir(parents=True, exist_ok=True)
-    work = Work(folder=folder, cache=cache, corpus_key=corpus.key, jobs=plan.jobs, tell=tell)
+    work = Work(
+        folder=folder, cache=cache, corpus_key=corpus.key, jobs=plan.jobs, tell=tell, pool=pool
+    )
     tokens, cpu_s = plan.tokens and _rounded(plan, plan.tokens), plan.cpu_s
     if not tokens:
         tokens = _rounded(plan, cpu_s * _speed(work.run([_speed_cell(plan, variants[0])])))
