@@ -22,8 +22,9 @@ def seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) -
     """For an option: `90s`, `10m`, `1h30m` or plain seconds."""
     if value is None:
         return None
-    whole = re.fullmatch(r"(?:\d{1,9}(?:\.\d{1,9})?[smh]?)+", value)
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", value) if whole else []
+    number = r"(\d{1,9}(?:\.\d{1,9})?)"
+    whole = re.fullmatch(rf"(?:{number}[smh])*{number}?", value)  # a unit but on the last
+    parts = re.findall(rf"{number}([smh]?)", value) if whole else []
     found = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
     if not found:
         raise click.BadParameter(f"{value!r} is no duration; write 90s, 10m or 1h30m", ctx)
