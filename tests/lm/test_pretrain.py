@@ -200,8 +200,8 @@ def test_a_text_shorter_than_a_batch_and_too_little_memory_are_told_before_it_st
 ) -> None:
     with pytest.raises(BadCorpus, match="--window"):
         train(tmp_path, batch=64, window=1024)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 20)
     with pytest.raises(NotEnoughMemory, match="GiB"):
-        monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 20)
         train(tmp_path)
     assert not (tmp_path / "model").exists()
 
@@ -235,3 +235,35 @@ def test_validations_are_in_the_metrics_and_the_best_model_is_kept(tmp_path: Pat
     assert len(validations) == 5
     _, _, card = load_model(tmp_path / "model", kernels="chunked")
     assert card["figures"]["validation"] <= min(validations) + 1e-6
+
+
+TEAM = """
+import dataclasses, sys
+from pathlib import Path
+from tests.lm.test_pretrain import corpus, RECIPE, SHAPE
+from twin.lm.pretrain import pretrain
+root = Path(sys.argv[1])
+recipe = dataclasses.replace(RECIPE, model=SHAPE | {"dropout": 0.0}, steps=12, checkpoint_every_s=1)
+pretrain(recipe, corpus(root), root / "team")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    """Without dropout the mean of two halves' gradients is the gradient of the whole batch."""
+    alone = train(tmp_path, "alone", model=SHAPE | {"dropout": 0.0}, steps=12)
+    (tmp_path / "team.py").write_text(TEAM)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    subprocess.run(
+        [*launch, "--main_process_port", "0", str(tmp_path / "team.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."]), "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        check=True,
+        timeout=200,
+    )
+    ours, theirs = weights(tmp_path / "alone"), weights(tmp_path / "team")
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, theirs[name], atol=2e-3), name
+    _, _, card = load_model(tmp_path / "team", kernels="chunked")
+    assert card["figures"]["tokens"] == alone.tokens

@@ -1,6 +1,7 @@
 """`twin pretrain`: a small language model of one's own, from text, in minutes on a CPU."""
 
 import math
+import os
 import re
 import signal
 import sys
@@ -76,9 +77,8 @@ def command(door: Door, /, name: str | None, resume: bool, as_json: bool, **give
       twin pretrain --text shakespeare.txt --time-budget 3m
       twin pretrain --git . --preset 8M --out mine --set model.dropout=0.1
     """
+    follows = os.environ.get("RANK", "0") != "0"  # one of several processes, and not the first
     with _sentences():
-        from twin.lm.documents import TextFiles  # noqa: F401  (numpy only: names come first)
-
         source, called = _source(given)
         name = name or called
         if not _NAME.fullmatch(name):
@@ -86,10 +86,11 @@ def command(door: Door, /, name: str | None, resume: bool, as_json: bool, **give
         root = door.home() / ".twin" / "lm"
         recipe = _recipe(given, root / name if resume else None)
         _need_torch()
-        result = _train(recipe, source, root, name, resume=resume, quiet=as_json)
-    if as_json:
+        quiet = as_json or follows
+        result = _train(recipe, source, root, name, resume=resume, quiet=quiet)
+    if as_json and not follows:
         show.as_json({name: _plain(value) for name, value in asdict(result).items()})
-    else:
+    elif not follows:
         _tell(result)
     return 0 if result.finished else Refused.exit_code
 

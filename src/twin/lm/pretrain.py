@@ -24,7 +24,7 @@ from twin.lm.batches import Batches, check_fits
 from twin.lm.checkpoint import save_model
 from twin.lm.config import HybridConfig
 from twin.lm.corpus import Corpus
-from twin.lm.errors import BadCheckpoint
+from twin.lm.errors import BadCheckpoint, BadConfig
 from twin.lm.evaluate import Evaluation, evaluate
 from twin.lm.kernels.registry import Kernels, choose
 from twin.lm.model import HybridLM
@@ -33,12 +33,15 @@ from twin.lm.precision import autocast, choose_precision, compute_dtype
 from twin.lm.recipe import Recipe
 from twin.lm.state import State
 from twin.lm.stopping import StopRules, state_entropy
+from twin.lm.team import Team, gather
 
 REPORT_EVERY: Final = 10
 """Steps between two lines of the metrics."""
 VALIDATIONS: Final = 8
 MAX_VALIDATION_SHARE: Final = 0.05
 DEFAULT_VALIDATION_S: Final = 60.0
+_APART: Final = 1_000_003
+"""Between the seeds of two processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +116,10 @@ def pretrain(
     run = Run(recipe, corpus, folder, kernels=kernels, device=device)
     if resume:
         run.restore()
-    else:
+    elif run.leads:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / snapshot.NAME).unlink(missing_ok=True)
+    run.team.wait()
     return run.go(tell)
 
 
@@ -157,9 +161,17 @@ class Run:
         *,
         kernels: str | Kernels | None = None,
         device: torch.device | None = None,
+        team: Team | None = None,
     ) -> None:
         self.recipe, self.corpus, self.folder = recipe, corpus, folder
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.team = team or gather()
+        self.device = device or self.team.device
+        self.leads = self.team.rank == 0
+        if recipe.batch % self.team.world:
+            raise BadConfig(
+                f"A batch of {recipe.batch} cannot be shared by {self.team.world} processes. Use "
+                f"`--batch {recipe.batch - recipe.batch % self.team.world + self.team.world}`."
+            )
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         self.config: HybridConfig = recipe.shape(corpus.tokenizer.vocab_size)
@@ -182,6 +194,7 @@ class Run:
             for block in self.model.blocks:
                 block.compile()
         dtype = compute_dtype(self.device, recipe.precision)
+        self.called = self.team.wrap(self.model)
         self.optimizers = Optimizers(self.model, _rates(recipe), newton_dtype=dtype)
         self.gradients = Gradients(self.model)
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
@@ -191,8 +204,10 @@ class Run:
             order="windows" if self.config.attention_every else recipe.order,
             seed=recipe.seed,
             reset=recipe.state_reset,
+            rank=self.team.rank,
+            world=self.team.world,
         )
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(recipe.seed + _APART * self.team.rank)
         self.rules = StopRules(warmup_over=max(2 * recipe.warmup, 0.1))
         self.clock = _Clock()
         self.means = _Means()
@@ -209,7 +224,8 @@ class Run:
 
     def go(self, tell: Callable[[Status], None]) -> Result:
         recipe = self.recipe
-        self.log = metrics.Log(self.folder, from_step=self.step)
+        if self.leads:
+            self.log = metrics.Log(self.folder, from_step=self.step)
         self.model.train()
         self._try_out()
         verdict = ""
@@ -218,30 +234,30 @@ class Run:
         reported_tokens = self.tokens
         while not verdict and (progress := self.progress()) < 1.0:
             verdict = self._one_step(progress)
-            now = self.clock.seconds
+            now = self.team.first(self.clock.seconds)
             if self.step % REPORT_EVERY == 0 and self.means.losses:
                 speed = (self.tokens - reported_tokens) / max(now - reported, 1e-9)
                 tell(self._report(progress, speed))
                 reported, reported_tokens = now, self.tokens
             if now - validated >= self._validate_every():
                 verdict = verdict or self._validate()
-                validated = self.clock.seconds
+                validated = self.team.first(self.clock.seconds)
             if now - saved >= recipe.checkpoint_every_s > 0:
                 self.save()
-                saved = self.clock.seconds
-        seconds = self.clock.seconds
+                saved = self.team.first(self.clock.seconds)
+        seconds = self.team.first(self.clock.seconds)
         if not verdict:
             self.save(seconds)
         if self.means.losses:
             speed = (self.tokens - reported_tokens) / max(seconds - reported, 1e-9)
-            tell(self._report(self.progress(), speed))
+            tell(self._report(min(self.progress(), 1.0), speed))
         return self._end(verdict, seconds)
 
     def progress(self) -> float:
         """Share of the budget that is spent."""
         kind, amount = self.recipe.budget
         spent = {"seconds": self.clock.seconds, "steps": self.step, "tokens": self.tokens}[kind]
-        return spent / amount
+        return self.team.first(spent / amount) if kind == "seconds" else spent / amount
 
     def _one_step(self, progress: float) -> str:
         """Forward, backward, update. Returns what ends the run, or nothing."""
@@ -251,7 +267,7 @@ class Run:
         tokens_BT1, fresh_B = self.batches.next(batch, window)
         lr = self.lr(progress)
         loss = self._forward(tokens_BT1, fresh_B)
-        value = loss.item()
+        value = self.team.mean(loss.item())
         if not math.isfinite(value):
             return self._left_out()
         torch.autograd.backward([loss])
@@ -260,7 +276,7 @@ class Run:
             return self._left_out()
         self.optimizers.step(lr)
         self.step += 1
-        self.tokens += tokens_BT1.shape[0] * window
+        self.tokens += batch * window
         if self.average is not None:
             self.average.update(self.step)
         self.means.losses.append(value)
@@ -275,7 +291,7 @@ class Run:
         tokens = torch.from_numpy(tokens_BT1).to(self.device, non_blocking=True)
         before = _begin(self.model, self.state, fresh_B)
         with autocast(self.device, self.recipe.precision):
-            logits_BTX, after = self.model(tokens[:, :-1], before)
+            logits_BTX, after = self.called(tokens[:, :-1], before)
         self.state = state.detach(after)
         return F.cross_entropy(logits_BTX.flatten(0, 1), tokens[:, 1:].flatten())
 
@@ -301,7 +317,7 @@ class Run:
         """One forward and backward pass for nothing: kernels are built and memory is taken before
         the clock starts. Leaves no trace."""
         rng = torch.get_rng_state()
-        shape = (self.recipe.batch, self.recipe.window + 1)
+        shape = (self.recipe.batch // self.team.world, self.recipe.window + 1)
         kept = self.state
         loss = self._forward(np.zeros(shape, dtype=np.int64), np.ones(shape[0], dtype=np.bool_))
         torch.autograd.backward([loss])
@@ -328,10 +344,13 @@ class Run:
             state_entropy=self.entropy,
         )
         self.means = _Means()
-        assert self.log is not None
         line = {k: v for k, v in asdict(status).items() if k not in ("eta_s", "validation")}
-        self.log.write(line)
+        self._write(line)
         return status
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.log is not None:
+            self.log.write(line)
 
     def _validate_every(self) -> float:
         wanted = self.recipe.validate_every_s
@@ -357,8 +376,7 @@ class Run:
                 self.average.swap()
         self.validation = found.nats_per_token
         self.entropy = self._state_entropy()
-        assert self.log is not None
-        self.log.write(
+        self._write(
             {
                 "step": self.step,
                 "tokens": self.tokens,
@@ -425,10 +443,15 @@ class Run:
         if plain.nats_per_token <= self.rules.best_validation:
             figures = asdict(result) | {"folder": self.folder.name}
             self._save_model(figures)
-        metrics.draw(self.folder, f"{self.folder.name}: {result.parameters / 1e6:.2f}M parameters")
+        if self.leads:
+            metrics.draw(
+                self.folder, f"{self.folder.name}: {result.parameters / 1e6:.2f}M parameters"
+            )
         return result
 
     def _save_model(self, figures: dict[str, Any]) -> None:
+        if not self.leads:
+            return
         card = {
             "recipe": self.recipe.to_dict(),
             "corpus": {
@@ -451,12 +474,15 @@ class Run:
     # ---- interruption
 
     def save(self, seconds: float | None = None) -> None:
-        """Everything that is needed to go on exactly here."""
+        """Everything that is needed to go on exactly here. With several processes the streams of
+        the others are not kept: they start anew after an interruption."""
+        if not self.leads:
+            return
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": t for name, t in self.optimizers.tensors()}
         if self.average is not None:
             tensors |= {f"average.{n}": t for n, t in enumerate(self.average.weights)}
-        if self.state is not None:
+        if self.state is not None and self.team.world == 1:
             tensors |= {f"state.{n:04d}": t for n, t in enumerate(self.state)}
         tensors["rng"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -498,7 +524,8 @@ class Run:
         self.step, self.tokens = rest["step"], rest["tokens"]
         self.train_loss, self.validation = rest["train_loss"], rest["validation"]
         self.clock.before = rest["seconds"]
-        torch.set_rng_state(tensors["rng"])
+        if self.leads:
+            torch.set_rng_state(tensors["rng"])
         if "rng.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
 
