@@ -60,7 +60,9 @@ def test_every_provider_that_can_be_configured_has_an_entry() -> None:
     assert set(PROVIDERS) == set(get_args(Provider))
 
 
-@pytest.mark.parametrize("provider", get_args(Provider))
+@pytest.mark.parametrize(
+    "provider", sorted(set(get_args(Provider)) - {"local"})
+)  # which needs a model
 def test_every_provider_makes_a_backend_from_its_name_alone(provider: Provider) -> None:
     backend = make_backend("mine", ModelConfig(provider=provider), HttpClient(), Path())
     assert backend.dialects == frozenset(PROVIDERS[provider].dialects)

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -131,8 +133,9 @@ def test_a_text_cannot_forge_a_turn(root: Path) -> None:
 
 
 def test_turns_are_behind_their_control_tokens_and_parts_are_put_together(root: Path) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     turns = {"messages": [
-        {"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "system", "content": parts},
         {"role": "user", "content": "c"},
         {"role": "assistant", "content": None},
         {"role": "user", "content": "d"},
@@ -283,3 +286,15 @@ def test_it_speaks_what_the_gateway_translates_the_rest_to(root: Path) -> None:
     assert backend.dialects == {"chat", "completions"}
     with pytest.raises(ConfigError, match="knows no adapters"):
         made(root, model="lm/bytes", adapter="a")
+
+
+def test_a_configured_model_costs_no_torch_before_its_first_question(root: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; import twin.serve.server\n"
+        "from twin.backends.factories import make_backend\n"
+        "from twin.config import ModelConfig\n"
+        "model = ModelConfig(provider='local', model='lm/bytes')\n"
+        "make_backend('mine', model, None, Path(sys.argv[1]))\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(root)], check=True)

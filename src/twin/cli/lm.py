@@ -48,7 +48,7 @@ def command() -> None:
 
     \b
     Example:
-      twin lm list
+      twin lm list --json
       twin lm generate shakespeare "ROMEO:"
       twin lm score code src/app.py --html app.html
     """
