@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from twin.lm import memory, metrics, schedule, snapshot, state
 from twin.lm.batches import Batches, check_fits
@@ -193,9 +193,9 @@ class Run:
         if recipe.compile:
             for block in self.model.blocks:
                 block.compile()
-        dtype = compute_dtype(self.device, recipe.precision)
-        self.called = self.team.wrap(self.model)
-        self.optimizers = Optimizers(self.model, _rates(recipe), newton_dtype=dtype)
+        self.dtype = compute_dtype(self.device, recipe.precision)
+        self.called: nn.Module = self.model
+        self.optimizers = Optimizers(self.model, _rates(recipe), newton_dtype=self.dtype)
         self.gradients = Gradients(self.model)
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         self.batches = Batches(
@@ -227,6 +227,7 @@ class Run:
         if self.leads:
             self.log = metrics.Log(self.folder, from_step=self.step)
         self.model.train()
+        self.called = self.team.wrap(self.model)
         self._try_out()
         verdict = ""
         self.clock.start()
