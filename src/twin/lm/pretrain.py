@@ -9,8 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,18 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twin.lm import memory, metrics, schedule, snapshot, state
+from twin.lm import memory, metrics, resume, schedule, snapshot, state
 from twin.lm.batches import Batches, check_fits
 from twin.lm.checkpoint import save_model
 from twin.lm.config import HybridConfig
 from twin.lm.corpus import Corpus
-from twin.lm.errors import BadCheckpoint, BadConfig
+from twin.lm.errors import BadConfig
 from twin.lm.evaluate import Evaluation, evaluate
 from twin.lm.kernels.registry import Kernels, choose
 from twin.lm.model import HybridLM
-from twin.lm.optim import Average, GradientNorms, Gradients, Optimizers, Rates
+from twin.lm.optim import Average, Gradients, Optimizers, Rates
 from twin.lm.precision import autocast, choose_precision, compute_dtype
 from twin.lm.recipe import Recipe
+from twin.lm.standing import Clock, Means, silent
+from twin.lm.standing import Result as Result
+from twin.lm.standing import Status as Status
 from twin.lm.state import State
 from twin.lm.stopping import StopRules, state_entropy
 from twin.lm.team import Team, gather
@@ -42,60 +44,6 @@ MAX_VALIDATION_SHARE: Final = 0.05
 DEFAULT_VALIDATION_S: Final = 60.0
 _APART: Final = 1_000_003
 """Between the seeds of two processes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """How a run stands, as told to whoever watches."""
-
-    step: int
-    progress: float
-    """Share of the budget that is spent."""
-    seconds: float
-    eta_s: float
-    tokens: int
-    tokens_per_s: float
-    loss: float
-    validation: float | None
-    lr: float
-    """Multiplier of the highest learning rates."""
-    gradient_norm: float
-    gradient_ratio: float | None
-    state_entropy: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """How a run ended."""
-
-    folder: Path
-    finished: bool
-    """Whether the budget was spent; else `verdict` says what ended it."""
-    verdict: str
-    warnings: tuple[str, ...]
-    parameters: int
-    kernels: str
-    precision: str
-    step: int
-    tokens: int
-    epochs: float
-    seconds: float
-    """On the run's clock."""
-    tokens_per_s: float
-    train_loss: float
-    """Mean over the last steps."""
-    validation: float
-    """Nats per token over the whole held-out part, in windows without a past."""
-    validation_carried: float
-    """The same with the state carried on."""
-    bits_per_byte: float
-    bits_per_byte_carried: float
-    averaged: bool
-    """Whether the running average of the weights was better, and is what was saved."""
-
-
-def silent(status: Status) -> None:
-    """Tells nobody."""
 
 
 def pretrain(
@@ -121,33 +69,6 @@ def pretrain(
         (folder / snapshot.NAME).unlink(missing_ok=True)
     run.team.wait()
     return run.go(tell)
-
-
-@dataclass(slots=True)
-class _Clock:
-    """Seconds of a run, over all its interruptions."""
-
-    before: float = 0.0
-    _started: float = field(default_factory=time.perf_counter)
-
-    def start(self) -> None:
-        self._started = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        return self.before + time.perf_counter() - self._started
-
-
-@dataclass(slots=True)
-class _Means:
-    """Of the steps since the last report."""
-
-    losses: list[float] = field(default_factory=list)
-    norms: list[GradientNorms] = field(default_factory=list)
-
-    def ratio(self) -> float | None:
-        found = [norms.ratio for norms in self.norms if norms.ratio is not None]
-        return sum(found) / len(found) if found else None
 
 
 class Run:
@@ -183,9 +104,6 @@ class Run:
             memory.foresee(
                 self.config, recipe.batch, recipe.window, available=free, kernels=chosen.name
             )
-        self.precision = choose_precision(
-            self.device, recipe.precision, has_half=getattr(chosen, "has_half", False)
-        )
         self.model = HybridLM(self.config, kernels=chosen, seed=recipe.seed).to(self.device)
         self.precision = choose_precision(
             self.device, recipe.precision, has_half=self.model.kernels.has_half
@@ -209,8 +127,8 @@ class Run:
         )
         torch.manual_seed(recipe.seed + _APART * self.team.rank)
         self.rules = StopRules(warmup_over=max(2 * recipe.warmup, 0.1))
-        self.clock = _Clock()
-        self.means = _Means()
+        self.clock = Clock()
+        self.means = Means()
         self.state: State | None = None
         self.step = 0
         self.tokens = 0
@@ -344,7 +262,7 @@ class Run:
             gradient_ratio=means.ratio(),
             state_entropy=self.entropy,
         )
-        self.means = _Means()
+        self.means = Means()
         line = {k: v for k, v in asdict(status).items() if k not in ("eta_s", "validation")}
         self._write(line)
         return status
@@ -475,60 +393,13 @@ class Run:
     # ---- interruption
 
     def save(self, seconds: float | None = None) -> None:
-        """Everything that is needed to go on exactly here. With several processes the streams of
-        the others are not kept: they start anew after an interruption."""
-        if not self.leads:
-            return
-        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        tensors |= {f"optimizer.{name}": t for name, t in self.optimizers.tensors()}
-        if self.average is not None:
-            tensors |= {f"average.{n}": t for n, t in enumerate(self.average.weights)}
-        if self.state is not None and self.team.world == 1:
-            tensors |= {f"state.{n:04d}": t for n, t in enumerate(self.state)}
-        tensors["rng"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
-        rest = {
-            "recipe": self.recipe.to_dict(),
-            "corpus": self.corpus.key,
-            "step": self.step,
-            "tokens": self.tokens,
-            "seconds": self.clock.seconds if seconds is None else seconds,
-            "train_loss": self.train_loss,
-            "validation": self.validation,
-            "position": self.batches.position(),
-            "rules": self.rules.to_dict(),
-            "means": [self.means.losses, [asdict(norms) for norms in self.means.norms]],
-        }
-        snapshot.save(self.folder, tensors, rest)
+        """Everything that is needed to go on exactly here."""
+        if self.leads:
+            resume.save(self, seconds)
 
     def restore(self) -> None:
         """Goes on where `save` was last called in the folder. Raises BadCheckpoint."""
-        tensors, rest = snapshot.load(self.folder)
-        if rest["corpus"] != self.corpus.key:
-            raise BadCheckpoint(
-                "The run was started with another text, tokenizer or held-out part. Continue it "
-                "with the same, or start without `--resume`."
-            )
-        snapshot.fill(self.model, tensors, "model.")
-        self.optimizers.restore(_under(tensors, "optimizer."))
-        if self.average is not None:
-            kept = _under(tensors, "average.")
-            with suppress(KeyError):  # a run that had no average starts one from here
-                self.average.restore([kept[str(n)] for n in range(len(self.average.weights))])
-        kept = _under(tensors, "state.")
-        self.state = tuple(kept[name].to(self.device) for name in sorted(kept)) or None
-        self.batches.restore(rest["position"])
-        self.rules.restore(rest["rules"])
-        losses, norms = rest["means"]
-        self.means = _Means(losses, [GradientNorms(**values) for values in norms])
-        self.step, self.tokens = rest["step"], rest["tokens"]
-        self.train_loss, self.validation = rest["train_loss"], rest["validation"]
-        self.clock.before = rest["seconds"]
-        if self.leads:
-            torch.set_rng_state(tensors["rng"])
-        if "rng.cuda" in tensors and self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+        resume.restore(self)
 
 
 def saved_recipe(folder: Path) -> Recipe:
@@ -564,7 +435,3 @@ def _rates(recipe: Recipe) -> Rates:
         rwkv_lr=recipe.rwkv_lr,
         mamba_lr=recipe.mamba_lr,
     )
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
