@@ -29,6 +29,15 @@ inline void store(float* p, f16v v) { *(f16u*)p = (f16u)v; }
 inline f16v all(float x) { return x - f16v{}; }  // unlike x + 0, the compiler may drop the sum
 
 
+// Keeps a value in its register: compilers would rather load it again for each use, and here it is
+// loads that there are too many of.
+inline f16v once(f16v v) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(v));
+#endif
+    return v;
+}
+
 // Halves first: an order that vector units are good at, and the same on every machine.
 inline float fold(f16v v) {
 #if defined(__AVX512F__)
@@ -279,7 +288,7 @@ void rows_times(const Matrix& w, const Rows& in, int n, float* out, int stride) 
         int r = 0;
         if constexpr (MOST == 12) {
             for (; r + 12 <= n; r += 12) tile<KIND, VNNI, 12, 1>(w, in, r, p, out, stride);
-            for (; r + 6 <= n; r += 6) tile<KIND, VNNI, 6, 1>(w, in, r, p, out, stride);
+            for (; r + 8 <= n; r += 8) tile<KIND, VNNI, 8, 1>(w, in, r, p, out, stride);
             for (; r + 4 <= n; r += 4) tile<KIND, VNNI, 4, 1>(w, in, r, p, out, stride);
         }
         for (; r + 2 <= n; r += 2) tile<KIND, VNNI, 2, 1>(w, in, r, p, out, stride);
@@ -374,11 +383,12 @@ void wkv(const Network& g, const Layer& l, const float* p, float* w, float* stat
             f16v oa = load(o + h + at), ob = load(o + h + at + 16);
             for (int c = 0; c < K; c++) {
                 float* row = S + (size_t)c * K + at;
-                const f16v sa = load(row), sb = load(row + 16);
-                oa += r[h + c] * sa;
-                ob += r[h + c] * sb;
-                store(row, w[h + c] * sa + k[h + c] * va);
-                store(row + 16, w[h + c] * sb + k[h + c] * vb);
+                const f16v sa = once(load(row)), sb = once(load(row + 16));
+                const f16v rc = all(r[h + c]), wc = all(w[h + c]), kc = all(k[h + c]);
+                oa += rc * sa;
+                ob += rc * sb;
+                store(row, wc * sa + kc * va);
+                store(row + 16, wc * sb + kc * vb);
             }
             store(o + h + at, oa);
             store(o + h + at + 16, ob);
@@ -460,11 +470,12 @@ void mamba(const Network& g, const Layer& l, float* p, float* conv, float* ssm, 
             xb *= dt[h];
             for (int i = 0; i < N; i++) {
                 float* row = S + (size_t)i * P + at;
-                const f16v sa = a * load(row) + B[i] * xa, sb = a * load(row + 16) + B[i] * xb;
+                const f16v b = all(B[i]), c = all(Cs[i]);
+                const f16v sa = a * load(row) + b * xa, sb = a * load(row + 16) + b * xb;
                 store(row, sa);
                 store(row + 16, sb);
-                ya += Cs[i] * sa;
-                yb += Cs[i] * sb;
+                ya += c * sa;
+                yb += c * sb;
             }
             store(o + h * P + at, ya);
             store(o + h * P + at + 16, yb);
