@@ -72,13 +72,20 @@ class Rwkv6(nn.Module):
         self, h_BTD: Tensor, state_BHKV: Tensor, shift_BD: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The branch's output, the new state, and the last input where tokens are shifted."""
-        p_BTP, low_BTR = self._project(h_BTD, shift_BD, kernels)
-        w_BTD = kernels.linear(torch.tanh(low_BTR), self.decay_up.weight) + self.decay_base
-        assert self.norm.bias is not None
-        o_BTD, state = kernels.rwkv_mix(
-            p_BTP, w_BTD, self.bonus, self.norm.weight, self.norm.bias, state_BHKV,
-            logw_min=self.logw_min,
-        )  # fmt: skip
+        norm_bias = self.norm.bias
+        assert norm_bias is not None
+        if self.shift is None:
+            o_BTD, state = kernels.rwkv_decay_mix(
+                kernels.linear(h_BTD, self.in_proj.weight), self.decay_up.weight, self.decay_base,
+                self.bonus, self.norm.weight, norm_bias, state_BHKV, logw_min=self.logw_min,
+            )  # fmt: skip
+        else:
+            p_BTP, low_BTR = self._project(h_BTD, shift_BD, kernels)
+            w_BTD = kernels.linear(torch.tanh(low_BTR), self.decay_up.weight) + self.decay_base
+            o_BTD, state = kernels.rwkv_mix(
+                p_BTP, w_BTD, self.bonus, self.norm.weight, norm_bias, state_BHKV,
+                logw_min=self.logw_min,
+            )  # fmt: skip
         o_BTD = grouped_norm(o_BTD, self.groups)
         last = wide(h_BTD[:, -1]) if self.shift is not None and h_BTD.shape[1] else shift_BD
         return kernels.linear(o_BTD, self.out_proj.weight), state, last
@@ -86,11 +93,10 @@ class Rwkv6(nn.Module):
     def _project(
         self, h_BTD: Tensor, shift_BD: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor]:
-        width = h_BTD.shape[-1]
-        if self.shift is None:
-            p = kernels.linear(h_BTD, self.in_proj.weight)
-            return p, p[..., 4 * width :]
+        """[r | k | v | g] and the decay's low rank, each from its own mixture of two tokens."""
+        assert self.shift is not None
         assert shift_BD is not None
+        width = h_BTD.shape[-1]
         rows = self.in_proj.weight.split([width] * 4 + [self.decay_up.in_features])
         mixed = self.shift(h_BTD, shift_BD)
         parts = [kernels.linear(x, row) for x, row in zip(mixed, rows, strict=True)]

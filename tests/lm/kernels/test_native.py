@@ -73,6 +73,13 @@ def rwkv_inputs(batch: int, time: int, *, size: int = 32, decay: float = 0.0, he
     ]
 
 
+def decay_inputs(batch: int, time: int, *, size: int = 32, decay: float = 0.0, heads: int = 3,
+                 rank: int = 16) -> list[Tensor]:  # fmt: skip
+    draw, width = draws(time), heads * size
+    p, _, *rest = rwkv_inputs(batch, time, size=size, heads=heads, more=rank)
+    return [p, draw(width, rank) / rank**0.5, draw(width) + decay, *rest]
+
+
 def ssd_inputs(batch: int, time: int, *, size: int = 32, states: int = 32, decay: float = 0.0,
                heads: int = 3) -> list[Tensor]:  # fmt: skip
     draw = draws(time)
@@ -114,6 +121,9 @@ OPS: dict[str, tuple[Callable[..., list[Tensor]], Callable[[Any], Op]]] = {
     "wkv6": (wkv6_inputs, lambda kernels: kernels.wkv6),
     "rwkv_mix": (
         rwkv_inputs, lambda kernels: lambda *x: kernels.rwkv_mix(*x, logw_min=-5.0)
+    ),
+    "rwkv_decay_mix": (
+        decay_inputs, lambda kernels: lambda *x: kernels.rwkv_decay_mix(*x, logw_min=-5.0)
     ),
     "ssd": (ssd_inputs, lambda kernels: kernels.ssd),
     "mamba_mix": (mamba_inputs, lambda kernels: kernels.mamba_mix),
@@ -166,7 +176,9 @@ def test_all_sizes_in_steps_of_sixteen(name: str, sizes: dict[str, int], kernels
 def test_bfloat16_activations_stay_within_a_hundredth(name: str, kernels: Native) -> None:
     make, op = OPS[name]
     inputs = make(2, 65)
-    num_activations = {"wkv6": 4, "rwkv_mix": 2, "ssd": 1, "mamba_mix": 1}[name]
+    num_activations = {"wkv6": 4, "rwkv_mix": 2, "rwkv_decay_mix": 1, "ssd": 1, "mamba_mix": 1}[
+        name
+    ]
     rounded = [
         x.bfloat16() if place < num_activations else x.float() for place, x in enumerate(inputs)
     ]

@@ -72,6 +72,16 @@ class Composed:
             out = normed * F.silu(g_BTHV.reshape(batch, time, d_model))
         return out.to(p_BTP.dtype), state
 
+    def rwkv_decay_mix(
+        self, p_BTP: Tensor, decay_up_DR: Tensor, decay_base_D: Tensor, u_HK: Tensor,
+        norm_weight_D: Tensor, norm_bias_D: Tensor, state_BHKV: Tensor, *, logw_min: float,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        low_BTR = p_BTP[..., 4 * decay_up_DR.shape[0] :]
+        w_BTD = self.linear(torch.tanh(low_BTR), decay_up_DR) + decay_base_D
+        return self.rwkv_mix(
+            p_BTP, w_BTD, u_HK, norm_weight_D, norm_bias_D, state_BHKV, logw_min=logw_min
+        )
+
     def mamba_mix(
         self, p_BTP: Tensor, conv_weight_CW: Tensor, conv_bias_C: Tensor, dt_bias_M: Tensor,
         a_log_M: Tensor, skip_M: Tensor, norm_weight_I: Tensor, conv_state: Tensor,

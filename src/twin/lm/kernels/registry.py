@@ -85,6 +85,21 @@ class Kernels(Protocol):
         """
         ...
 
+    def rwkv_decay_mix(
+        self,
+        p_BTP: Tensor,
+        decay_up_DR: Tensor,
+        decay_base_D: Tensor,
+        u_HK: Tensor,
+        norm_weight_D: Tensor,
+        norm_bias_D: Tensor,
+        state_BHKV: Tensor,
+        *,
+        logw_min: float,
+    ) -> tuple[Tensor, Tensor]:
+        """`rwkv_mix` of p = [r | k | v | g | low] with w = decay_up tanh(low) + decay_base."""
+        ...
+
     def mamba_mix(
         self,
         p_BTP: Tensor,

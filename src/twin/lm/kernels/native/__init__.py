@@ -108,6 +108,17 @@ class Native(Chunked):
         o, state, _, _ = ops.RwkvMix.run(p, w, small, ops.full(state_BHKV), logw_min, keep=False)
         return o, state
 
+    def rwkv_decay_mix(
+        self, p_BTP: Tensor, decay_up_DR: Tensor, decay_base_D: Tensor, u_HK: Tensor,
+        norm_weight_D: Tensor, norm_bias_D: Tensor, state_BHKV: Tensor, *, logw_min: float,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        decay, rest = (decay_up_DR, decay_base_D), (u_HK, norm_weight_D, norm_bias_D, state_BHKV)
+        given = (p_BTP, *decay, *rest)
+        if _takes(*given, sizes=(u_HK.shape[1],)) and _learns(*given):
+            o, state = ops.applied(ops.RwkvDecayMix, logw_min, *given)
+            return o, state
+        return super().rwkv_decay_mix(p_BTP, *decay, *rest, logw_min=logw_min)
+
     def mamba_mix(
         self, p_BTP: Tensor, conv_weight_CW: Tensor, conv_bias_C: Tensor, dt_bias_M: Tensor,
         a_log_M: Tensor, skip_M: Tensor, norm_weight_I: Tensor, conv_state: Tensor,

@@ -347,6 +347,54 @@ class RwkvMix(torch.autograd.Function):
         return None, dp, dw, *others
 
 
+class RwkvDecayMix(torch.autograd.Function):
+    """The same from a projection whose columns after [r | k | v | g] are the decay's low rank.
+
+    One gradient of the whole projection comes out, written in place: with `RwkvMix` autograd fills
+    the columns of each part with zeros to the full width and adds them up, which costs as much
+    memory traffic as the kernel itself.
+    """
+
+    @staticmethod
+    def decays(p: Tensor, up: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+        """w, (B, T, D), and tanh of the low rank, (B T, R)."""
+        width = up.shape[0]
+        with torch.autocast("cpu", enabled=False):
+            low = torch.tanh(p[..., 4 * width :]).reshape(-1, up.shape[1])
+            if p.dtype == torch.float32:
+                w = torch.addmm(base.float(), low, up.float().t())
+            else:
+                w = (low @ up.to(p.dtype).t()).float() + base.float()
+        return w.view(*p.shape[:2], width), low
+
+    @staticmethod
+    def forward(ctx: Any, logw_min: float, *given: Tensor) -> tuple[Tensor, Tensor]:
+        p, (up, base) = dense(given[0]), given[1:3]
+        w, low = RwkvDecayMix.decays(p, up, base)
+        small, state = tuple(full(x) for x in given[3:6]), full(given[6])
+        o, new, saved, raw = RwkvMix.run(p, w, small, state, logw_min, keep=True)
+        ctx.save_for_backward(p, w, low, up, *small, saved, raw)
+        ctx.logw_min, ctx.types = logw_min, [x.dtype for x in given[1:]]
+        ctx.set_materialize_grads(False)
+        return o, new
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_o: Tensor | None, d_new: Tensor | None) -> tuple[Any, ...]:
+        p, w, low, up, u, norm_weight, norm_bias, saved, raw = ctx.saved_tensors
+        dw = torch.empty(w.shape, dtype=p.dtype)
+        dp, d_small, d_state = RwkvMix.run_back(
+            p, w, (u, norm_weight, norm_bias), saved, raw, ctx.logw_min, d_o, d_new, dw
+        )
+        width, dw_RD = w.shape[2], dw.view(-1, w.shape[2])
+        with torch.autocast("cpu", enabled=False):
+            d_low = torch.ops.aten.tanh_backward(dw_RD @ up.to(p.dtype), low)
+            dp[..., 4 * width :] = d_low.view(*p.shape[:2], low.shape[1])
+            d_up, d_base = dw_RD.t() @ low, dw_RD.sum(0, dtype=torch.float32)
+        grads = (d_up, d_base, *d_small, d_state)
+        return None, dp, *(x.to(kind) for x, kind in zip(grads, ctx.types, strict=True))
+
+
 # Mamba-2 ------------------------------------------------------------------------------------------
 
 
