@@ -38,7 +38,7 @@ tr.new td.n { border-left: 3px solid var(--new); }
 tr.odd td.b { color: var(--odd); font-weight: 600; }
 tr.odd { outline: 1px solid var(--odd); }
 tr.gap td { color: var(--quiet); border-top: 1px solid var(--line); }
-.scale span { padding: 0 .5rem; font: 12px ui-monospace, monospace; }
+.scale span { color: var(--ink); padding: 0 .5rem; font: 12px ui-monospace, monospace; }
 """
 
 
