@@ -352,6 +352,7 @@ def report(
     device: torch.device,
     lengths: Sequence[int] = LENGTHS,
     ops: Sequence[str] = (),
+    precisions: Sequence[str] = (),
 ) -> tuple[list[Row], dict[str, str]]:
     """Rows of those that run, and why the others do not. `compiled` is `chunked` with whole blocks
     compiled, so only the network is asked of it."""
@@ -364,7 +365,9 @@ def report(
             absent[name] = str(error)
             continue
         wanted = ("model",) if name == "compiled" else ops
-        rows += check(kernels, device, ops=wanted, lengths=lengths)
+        rows += check(
+            kernels, device, ops=wanted, precisions=precisions or tuple(TOLERANCES), lengths=lengths
+        )
     return rows, absent
 
 
@@ -377,14 +380,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--backend", action="append", choices=sorted(BACKENDS), default=[])
     parser.add_argument("--op", action="append", choices=[*OPS, "model"], default=[])
+    parser.add_argument("--precision", action="append", choices=[*TOLERANCES], default=[])
     parser.add_argument("--length", action="append", type=int, default=[])
     options = parser.parse_args(arguments)
-    # `compiled` takes half a minute to compile: only where it is named, or on a GPU.
+    # `compiled` takes minutes to compile on a CPU: there only where it is named.
     device = torch.device(options.device)
     names = options.backend or [n for n in BACKENDS if n != "compiled" or device.type != "cpu"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rows, absent = report(names, device, options.length or LENGTHS, options.op)
+        rows, absent = report(
+            names, device, options.length or LENGTHS, options.op, options.precision
+        )
     if options.json:
         shown = [asdict(row) | {"passed": row.passed} for row in rows]
         print(json.dumps({"device": _device_name(device), "rows": shown, "absent": absent}))
