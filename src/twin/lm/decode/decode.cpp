@@ -57,12 +57,19 @@ inline float fold(f16v v) {
 
 // exp with a relative error under 2e-7; Cephes' polynomial after reduction by powers of two.
 inline f16v exp16(f16v x) {
+#if defined(__AVX512F__)
+    // The variable second: that is the one that comes out where it is no number.
+    x = (f16v)_mm512_max_ps(_mm512_set1_ps(-87.0f),
+                            _mm512_min_ps(_mm512_set1_ps(88.0f), (__m512)x));
+    const f16v n = (f16v)_mm512_roundscale_ps((__m512)(x * 1.44269504f), 0x08);
+#else
     x = x > 88.0f ? all(88.0f) : x;
     x = x < -87.0f ? all(-87.0f) : x;
-    f16v shifted = x * 1.44269504f + (x < 0.0f ? all(-0.5f) : all(0.5f));
-    i16v whole = __builtin_convertvector(shifted, i16v);
-    f16v n = __builtin_convertvector(whole, f16v);
-    f16v r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    const f16v shifted = x * 1.44269504f + (x < 0.0f ? all(-0.5f) : all(0.5f));
+    const i16v whole = __builtin_convertvector(shifted, i16v);
+    const f16v n = __builtin_convertvector(whole, f16v);
+#endif
+    const f16v r = x - n * 0.693359375f + n * 2.12194440e-4f;
     f16v p = all(1.9875691500e-4f);
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -70,10 +77,25 @@ inline f16v exp16(f16v x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
+#if defined(__AVX512F__)
+    return (f16v)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
     return p * (f16v)((whole + 127) << 23);
+#endif
 }
-inline f16v sigmoid16(f16v x) { return 1.0f / (1.0f + exp16(-x)); }
-inline f16v silu16(f16v x) { return x / (1.0f + exp16(-x)); }
+
+// 1 / x for x >= 1: a division takes as long as eight products.
+inline f16v inverse16(f16v x) {
+#if defined(__AVX512F__)
+    const f16v guess = (f16v)_mm512_rcp14_ps((__m512)x);
+    return guess * (2.0f - x * guess);
+#else
+    return 1.0f / x;
+#endif
+}
+inline f16v sigmoid16(f16v x) { return inverse16(1.0f + exp16(-x)); }
+inline f16v silu16(f16v x) { return x * inverse16(1.0f + exp16(-x)); }
+inline f16v tanh16(f16v x) { return 2.0f * inverse16(1.0f + exp16(-2.0f * x)) - 1.0f; }
 
 // log(1 + exp(x)) through 2 atanh(y / (2 + y)) with y = exp(-|x|), whose argument is at most 1/3.
 inline f16v softplus16(f16v x) {
@@ -81,7 +103,6 @@ inline f16v softplus16(f16v x) {
     for (int odd = 13; odd > 0; odd -= 2) p = p * zz + 1.0f / odd;
     return (x < 0.0f ? all(0.0f) : x) + 2.0f * z * p;
 }
-inline f16v tanh16(f16v x) { return 2.0f / (1.0f + exp16(-2.0f * x)) - 1.0f; }
 
 }  // namespace
 
