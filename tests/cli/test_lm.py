@@ -178,7 +178,7 @@ def test_a_difference_to_an_older_revision_and_none_at_all(home: Path, capsys: P
         ([], "one of the two"),
         (["main.py", "--diff", "HEAD"], "one of the two"),
         (["--diff", "no-such-thing"], "no commit named"),
-        (["--diff=--output=/tmp/x"], "No such option"),
+        (["--diff=--output=x"], "No such option"),
         (["missing.py"], "no file"),
         (["/dev/zero"], "no file"),
     ],
