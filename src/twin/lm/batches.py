@@ -17,18 +17,21 @@ from twin.lm.errors import BadCheckpoint, BadCorpus
 Order = Literal["handoff", "windows"]
 ORDERS: Final[tuple[Order, ...]] = ("handoff", "windows")
 
+_STRETCHES: Final = 8
+"""Stretches that a stream should have in an epoch, at least."""
+
 Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
 """(tokens_BT1: T inputs a row and, one later, T targets; fresh_B: rows whose state starts anew)"""
 
 
 class Batches:
-    """An endless sequence of batches.
+    """An endless sequence of batches, each of B streams side by side.
 
-    `handoff`: B streams, each over its own B-th of the corpus; every batch goes on where the one
-    before stopped. An epoch starts at another offset each time, so that windows and streams never
-    lie twice the same way. `reset`: the share of rows whose state starts anew all the same, since a
-    model is also used without a past.
-    `windows`: all windows of one offset, in an order drawn for each epoch; every row is fresh.
+    `handoff`: a stream goes through `span` consecutive windows, its state handed on from one to the
+    next, then jumps to another stretch of the text, drawn by chance; streams jump at different
+    times. With a span of 0 a stream never jumps: it goes through its own B-th of the text.
+    `windows`: every window stands alone, which is a span of 1.
+    An epoch takes every stretch once, and each epoch cuts the text at another offset.
     """
 
     def __init__(
@@ -36,35 +39,34 @@ class Batches:
         tokens: Tokens,
         *,
         order: Order = "handoff",
+        span: int = 8,
         seed: int = 0,
-        reset: float = 0.0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self._tokens = tokens
-        self._order = order
+        self._span = span if order == "handoff" else 1
         self._seed = seed
-        self._reset = reset
         self._rank = rank
         self._world = world
         self._shape = (0, 0)
         self._epoch = -1
         self._done = 0
-        self._starts_B = np.empty(0, dtype=np.int64)
+        """Tokens that each stream has seen in this epoch."""
+        self._stretch = 0
+        self._starts_SB = np.empty((0, 0), dtype=np.int64)
+        self._phase_B = np.empty(0, dtype=np.int64)
 
     @property
     def epochs(self) -> float:
-        """How often the corpus was gone through."""
-        batch, window = self._shape
-        per_stream = len(self._tokens) // max(batch, 1)
-        seen = self._done * (window if self._order == "windows" else 1)
-        return self._epoch + min(seen / max(per_stream, 1), 1.0) if batch else 0.0
+        """How often the text was gone through."""
+        return max(self._epoch, 0) + min(self._done * self._shape[0] / len(self._tokens), 1.0)
 
     def position(self) -> dict[str, Any]:
         """Where it stands, JSON-ready; `restore` goes on from there."""
         return {
             "num_tokens": len(self._tokens),
-            "order": self._order,
+            "span": self._span,
             "seed": self._seed,
             "epoch": self._epoch,
             "done": self._done,
@@ -72,9 +74,9 @@ class Batches:
         }
 
     def restore(self, position: Mapping[str, Any]) -> None:
-        """Raises BadCheckpoint for a position in another corpus or order."""
+        """Raises BadCheckpoint for a position in another text or order."""
         here = self.position()
-        for name in ("num_tokens", "order", "seed"):
+        for name in ("num_tokens", "span", "seed"):
             if position.get(name) != here[name]:
                 raise BadCheckpoint(
                     f"The run was started with {name} = {position.get(name)}, not {here[name]}. "
@@ -88,52 +90,48 @@ class Batches:
 
     def next(self, batch: int, window: int) -> Batch:
         """The next `batch` rows of `window` inputs (this rank's share of them). Raises BadCorpus
-        where the corpus is too short for the shape."""
-        self._begin(batch, window)
-        position = self._done
-        if self._order == "windows":
-            picked_B = self._starts_B[position * batch : (position + 1) * batch]
-            fresh_B = np.ones(batch, dtype=np.bool_)
-            self._done += 1
-        else:
-            picked_B = self._starts_B + position
-            fresh_B = np.full(batch, position == 0)
-            if self._reset and position:
-                draw = np.random.default_rng([self._seed, self._epoch, position, 1])
-                fresh_B |= draw.random(batch) < self._reset
-            self._done += window
-        mine = slice(self._rank, None, self._world)
-        at_BT1 = picked_B[mine, None] + np.arange(window + 1)
-        tokens_BT1 = np.take(self._tokens, at_BT1, mode="wrap").astype(np.int64)
-        return tokens_BT1, fresh_B[mine]
-
-    def _begin(self, batch: int, window: int) -> None:
-        """A new epoch where the old one is over, or where the shape is another."""
-        check_fits(len(self._tokens), batch, window)
-        changed = batch != self._shape[0] or (self._order == "windows" and self._shape[1] != window)
-        if self._order == "windows":
-            over = (self._done + 1) * batch > len(self._starts_B)
-        else:
-            over = self._done + window > len(self._tokens) // batch
-        self._shape = (batch, window)
-        if changed or over or self._epoch < 0:
+        where the text is too short for the shape."""
+        if (batch, window) != self._shape or self._over():
+            check_fits(len(self._tokens), batch, window)
+            self._shape = (batch, window)
             self._epoch += 1
             self._done = 0
             self._lay_out()
+        number_B, inside_B = np.divmod(self._done + self._phase_B, self._stretch)
+        at_B = self._starts_SB[number_B, np.arange(batch)] + inside_B
+        fresh_B = (inside_B == 0) | (self._done == 0)
+        self._done += window
+        mine = slice(self._rank, None, self._world)
+        at_BT1 = at_B[mine, None] + np.arange(window + 1)
+        tokens_BT1 = np.take(self._tokens, at_BT1, mode="wrap").astype(np.int64)
+        return tokens_BT1, fresh_B[mine]
+
+    def _over(self) -> bool:
+        """Whether a stream has come to the end of its last stretch."""
+        furthest = self._done + int(self._phase_B.max(initial=0))
+        return furthest // max(self._stretch, 1) >= len(self._starts_SB)
 
     def _lay_out(self) -> None:
-        """Where the streams, or the windows, of this epoch start."""
+        """Where this epoch's stretches start, and how far into its first each stream begins."""
         batch, window = self._shape
         length = len(self._tokens)
         draw = np.random.default_rng([self._seed, self._epoch])
-        if self._order == "windows":
-            offset = int(draw.integers(window))
-            starts_B = np.arange(offset, length - window, window, dtype=np.int64)
-            self._starts_B = draw.permutation(starts_B)
-        else:
-            # Corpora are laid in a ring: a stream may run over the end into the beginning.
-            offset = int(draw.integers(length))
-            self._starts_B = offset + np.arange(batch, dtype=np.int64) * (length // batch)
+        self._phase_B = np.zeros(batch, dtype=np.int64)
+        if not self._span:
+            # Laid in a ring: a stream may run over the end of the text into its beginning.
+            self._stretch = length // batch // window * window
+            starts_B = draw.integers(length) + np.arange(batch, dtype=np.int64) * (length // batch)
+            self._starts_SB = starts_B[None]
+            return
+        # In a short text shorter stretches, so that few are left over.
+        span = max(1, min(self._span, length // (_STRETCHES * batch * window)))
+        self._stretch = span * window
+        offset = int(draw.integers(self._stretch))
+        starts = np.arange(offset, length - self._stretch, self._stretch, dtype=np.int64)
+        count = len(starts) // batch
+        self._starts_SB = draw.permutation(starts)[: count * batch].reshape(count, batch)
+        if span > 1:
+            self._phase_B = np.arange(batch, dtype=np.int64) * span // batch * window
 
 
 def check_fits(num_tokens: int, batch: int, window: int) -> None:

@@ -121,7 +121,7 @@ class Run:
             # Keys and values of attention cannot be emptied for some rows of a batch.
             order="windows" if self.config.attention_every else recipe.order,
             seed=recipe.seed,
-            reset=recipe.state_reset,
+            span=recipe.span,
             rank=self.team.rank,
             world=self.team.world,
         )

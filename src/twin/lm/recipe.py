@@ -50,8 +50,9 @@ class Recipe:
     """(progress, window) pairs: until this progress, windows of this length; as many tokens a step
     throughout. Short windows first are cheaper where attention is used; the hybrid gains little."""
     order: Order = "handoff"
-    state_reset: float = 0.1
-    """Share of rows that start without a past, so that the model can also do without one."""
+    span: int = 8
+    """Windows that a stream goes through with its state handed on, before it jumps. One stream
+    through the whole text (0) sees too much alike in a row."""
 
     # How it is learnt.
     optimizer: Literal["muon", "adamw"] = "muon"
@@ -235,9 +236,9 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "schedule": tuple(SHAPES),
 }
 _SHARES = (
-    "held_out", "state_reset", "momentum", "beta1", "beta2", "warmup", "decay", "floor", "ema",
+    "held_out", "momentum", "beta1", "beta2", "warmup", "decay", "floor", "ema",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "matrix_lr", "lr", "weight_decay", "rwkv_lr", "mamba_lr", "clip", "time_budget_s", "steps",
-    "tokens", "checkpoint_every_s", "threads", "seed", "vocab_size",
+    "tokens", "span", "checkpoint_every_s", "threads", "seed", "vocab_size",
 )  # fmt: skip
