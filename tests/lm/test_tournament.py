@@ -204,6 +204,18 @@ def test_the_table_is_best_first_and_says_what_is_told_apart() -> None:
     assert table.rows[0].deviation == pytest.approx(0.01)
 
 
+def test_times_that_were_not_equal_are_told() -> None:
+    found = compared({"GF": [1.6, 1.61], "HY": [1.5, 1.51]})
+    runs = tuple(
+        replace(one, cpu_s=96.0 if one.variant == "GF" else 72.0)
+        for one in found.outcomes["tokens"]
+    )
+    (table,) = standings(replace(found, outcomes={"time": runs}))
+    assert "CPU times differ by 25 %" in table.summary
+    (table,) = standings(replace(found, outcomes={"tokens": runs}))
+    assert "CPU times" not in table.summary
+
+
 def test_one_seed_tells_nothing_apart() -> None:
     (table,) = standings(compared({"CP": [1.7], "GF": [1.1]}))
     assert "one seed" in table.summary

@@ -51,7 +51,7 @@ class Options:
     """Whether the report gets its plots; a second of work that only a page shows."""
     needle_lengths: tuple[int, ...] = (4096, 8192, 16384)
     needle_seeds: int = 8
-    recall_steps: int = 600
+    recall_steps: int = 1200
     kernels: str = "auto"
     seed: int = 0
 

@@ -62,6 +62,8 @@ def lines(
         axes.set(xlabel=x, ylabel=y)
         if log_x:
             axes.set_xscale("log")
+        else:
+            axes.locator_params(axis="x", integer=True)  # steps and layers
         if log_y:
             axes.set_yscale("log")
         if len(drawn) > 1:

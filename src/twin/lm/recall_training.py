@@ -1,25 +1,37 @@
 """Trains small networks on MQAR alone: what a fixed state can hold, and what an anchor adds.
 
 Owns the tiny loop and its shape. These networks are no language models and the result says nothing
-about a checkpoint; it says what to expect of the architecture. AdamW, one batch of fresh questions
-a step with the number of keys drawn anew, so that one network is judged at every number of keys.
+about a checkpoint; it says what to expect of the architecture. The trainer's own optimizer; a batch
+of fresh questions a step; the number of keys grows over the run, so that one network is judged at
+every number of keys.
+
+Tried before: AdamW at 3e-3, all numbers of keys from the start, or Zoology's sparse questions leave
+both networks at chance after 600 steps; a matrix learning rate of 0.02 leaves the pure one there
+after 1,500. With what is here it knows 4 and 8 keys by step 750.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 
 from twin.lm.config import HybridConfig, num_parameters, state_bytes
 from twin.lm.model import HybridLM
+from twin.lm.optim import Gradients, Optimizers, Rates
 from twin.lm.recall import IGNORED, mqar, mqar_accuracy
 
 PURE = HybridConfig(
     vocab_size=129, d_model=64, n_layers=2, head_dim=16, mamba_head_dim=16, d_state=16,
-    decay_rank=16, ffn_mult=2.0, attention_heads=4,
+    decay_rank=16, ffn_mult=2.0, attention_heads=4, branch_norm=True,
 )  # fmt: skip
 """64 keys and 64 values; a state small enough that 64 pairs are a strain."""
+RATES: Final = Rates(matrix_lr=0.01, lr=2e-3, weight_decay=0.0)
+GROWTH: Final = (0.0, 0.4, 0.55, 0.7, 0.8)
+"""Share of the run from which each number of keys takes part, least first."""
+ROUNDS: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +50,13 @@ def compare_recall(
     *,
     config: HybridConfig = PURE,
     num_keys: Sequence[int] = (4, 8, 16, 32, 64),
-    steps: int = 600,
-    batch_size: int = 32,
+    steps: int = 1200,
+    tokens: int = 4096,
     seed: int = 0,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[RecallPoint]:
-    """The network as it is, and with attention in its last block, trained equally long."""
+    """The network as it is, and with attention in its last block, trained equally long; `tokens`
+    of each step."""
     networks = {
         "hybrid": replace(config, attention_every=0),
         "hybrid with an attention anchor": replace(config, attention_every=config.n_layers),
@@ -54,11 +67,13 @@ def compare_recall(
         def told(done: int, place: int = place) -> None:
             tell(place * steps + done, len(networks) * steps)
 
-        model = train_on_mqar(shape, num_keys=num_keys, steps=steps, batch_size=batch_size,
-                              seed=seed, tell=told)  # fmt: skip
+        model = train_on_mqar(
+            shape, num_keys=num_keys, steps=steps, tokens=tokens, seed=seed, tell=told
+        )
         for keys in num_keys:
-            batch = mqar(num_keys=keys, length=8 * keys, batch_size=64,
-                         vocab_size=shape.vocab_size, seed=1_000_003 + seed)  # fmt: skip
+            batch = mqar(
+                num_keys=keys, batch_size=64, vocab_size=shape.vocab_size, seed=1_000_003 + seed
+            )
             found.append(
                 RecallPoint(
                     network=name,
@@ -77,27 +92,33 @@ def train_on_mqar(
     *,
     num_keys: Sequence[int],
     steps: int,
-    batch_size: int,
+    tokens: int,
     seed: int,
-    lr: float = 3e-3,
+    rates: Rates = RATES,
     tell: Callable[[int], None] = lambda done: None,
 ) -> HybridLM:
-    """A network trained on batches whose number of keys goes round, least first."""
+    """A network trained on pairs, few at first; what takes part goes round."""
     model = HybridLM(config, seed=seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    optimizers = Optimizers(model, rates, newton_dtype=torch.float32)
+    gradients = Gradients(model)
     for step in range(steps):
-        keys = num_keys[step % len(num_keys)]
-        batch = mqar(num_keys=keys, length=8 * keys, batch_size=max(4, batch_size * 8 // keys),
-                     vocab_size=config.vocab_size, seed=seed * steps + step)  # fmt: skip
+        progress = step / steps
+        begun = [keys for keys, start in zip(num_keys, GROWTH, strict=False) if start <= progress]
+        keys = begun[step % len(begun)]
+        batch = mqar(
+            num_keys=keys,
+            batch_size=max(4, tokens // (2 * keys * (1 + ROUNDS))),
+            vocab_size=config.vocab_size,
+            seed=seed * steps + step,
+            rounds=ROUNDS,
+        )
         logits_BTX, _ = model(batch.tokens_BT)
         loss = F.cross_entropy(
             logits_BTX.flatten(0, 1), batch.targets_BT.flatten(), ignore_index=IGNORED
         )
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        gradients.measure_and_clip(1.0)
+        warm_up = min(1.0, (step + 1) / 30)
+        optimizers.step(warm_up * 0.5 * (1 + math.cos(math.pi * progress)))
         tell(step + 1)
     return model.eval()

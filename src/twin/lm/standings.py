@@ -19,6 +19,8 @@ from twin.lm.tournament import Found
 from twin.lm.variants import Variant
 
 TITLES: dict[Mode, str] = {"tokens": "At equal tokens", "time": "At equal CPU time"}
+MAX_APART = 0.05
+"""Share by which CPU times that should be equal may differ unmentioned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +72,26 @@ def _standing(mode: Mode, found: Found, outcomes: Sequence[Outcome]) -> Standing
     differences = compare(losses)
     rows = [_row(variant, own[variant.name], differences) for variant in found.variants]
     rows.sort(key=lambda row: (math.isnan(row.validation), row.validation))
+    summary = _summary(rows, differences)
+    if mode == "time" and (apart := _apart(rows)) > MAX_APART:
+        summary += (
+            f" Their CPU times differ by {100 * apart:.0f} %: the machine's speed changed between "
+            "the runs; repeat it on a quiet one."
+        )
     budget = f"{found.tokens:,} tokens" if mode == "tokens" else f"{found.cpu_s:,.0f} CPU seconds"
     return Standing(
         mode=mode,
         title=f"{TITLES[mode]}: {budget} a run",
         rows=tuple(rows),
         differences=tuple(differences),
-        summary=_summary(rows, differences),
+        summary=summary,
     )
+
+
+def _apart(rows: Sequence[Row]) -> float:
+    """By how much the CPU times of the variants differ, as a share of the largest."""
+    times = [row.cpu_s for row in rows]
+    return 1 - min(times) / max(times) if times and max(times) > 0 else 0.0
 
 
 def _row(variant: Variant, runs: Sequence[Outcome], differences: Sequence[Difference]) -> Row:
@@ -210,7 +224,7 @@ def _picture(tables: Sequence[Standing]) -> bytes:
             (table.title, [_mark(table, row) for row in table.rows if row.validation > 0])
             for table in drawn
         ],
-        x="validation, nats per token (bars: one standard deviation)",
+        x="validation, nats per token; bars one deviation, orange really worse than the best",
     )
     buffer = io.BytesIO()
     plots.save_png(figure, buffer)
