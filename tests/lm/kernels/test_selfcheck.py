@@ -10,7 +10,7 @@ from torch import Tensor
 from twin.lm.errors import KernelUnavailable
 from twin.lm.kernels import selfcheck
 from twin.lm.kernels.chunked import Chunked
-from twin.lm.kernels.registry import BACKENDS
+from twin.lm.kernels.registry import BACKENDS, Kernels
 from twin.lm.kernels.selfcheck import OPS, TOLERANCES, check, main
 
 CPU = torch.device("cpu")
@@ -25,6 +25,11 @@ def test_every_backend_that_runs_here_is_right(name: str) -> None:
         (op, precision) for op in (*OPS, "model") for precision in TOLERANCES
     }
     assert [row for row in rows if not row.passed] == []
+
+
+def test_every_operation_of_the_seam_is_checked() -> None:
+    assert {name for name in vars(Kernels) if callable(getattr(Kernels, name))} >= set(OPS)
+    assert {name for name in vars(Kernels) if not name.startswith("_")} == set(OPS)
 
 
 class Wrong(Chunked):

