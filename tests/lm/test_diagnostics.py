@@ -48,6 +48,7 @@ def test_the_loss_is_cross_entropy_in_nats_per_token() -> None:
 
 def test_a_silent_pathway_costs_nothing_and_a_used_one_does() -> None:
     model = tiny()
+    nn.init.normal_(model.embed.weight, std=0.1)
     for layer in range(2):
         nn.init.zeros_(block(model, layer).rwkv.out_proj.weight)
         nn.init.normal_(block(model, layer).mamba.out_proj.weight, std=1.0)

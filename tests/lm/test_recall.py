@@ -178,7 +178,7 @@ def test_who_remembers_everything_answers_everything() -> None:
 def test_an_anchor_learns_to_look_up() -> None:
     """The pure network of this size needs some hundred steps more for the same."""
     config = replace(TINY, n_layers=2, attention_every=2, attention_heads=2, branch_norm=True)
-    model = train_on_mqar(config, num_keys=(4,), steps=150, tokens=1024, seed=0)
+    model = train_on_mqar(config, num_keys=(4,), steps=300, tokens=1024, seed=0)
     batch = mqar(num_keys=4, batch_size=128, vocab_size=20, seed=99)
     assert mqar_accuracy(model, batch) > 0.5
 

@@ -32,6 +32,9 @@ RATES: Final = Rates(matrix_lr=0.01, lr=2e-3, weight_decay=0.0)
 GROWTH: Final = (0.0, 0.4, 0.55, 0.7, 0.8)
 """Share of the run from which each number of keys takes part, least first."""
 ROUNDS: Final = 3
+EMBEDDING_STD: Final = 0.02
+"""Keys and values mean nothing but themselves, so they must differ from the start: with a language
+model's 0.002 the pure network knew 0.56 of 4 keys where it knew 0.98 with this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,9 @@ def train_on_mqar(
 ) -> HybridLM:
     """A network trained on pairs, few at first; what takes part goes round."""
     model = HybridLM(config, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(model.embed.weight, std=EMBEDDING_STD)
     optimizers = Optimizers(model, rates, newton_dtype=torch.float32)
     gradients = Gradients(model)
     for step in range(steps):
