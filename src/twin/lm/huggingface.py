@@ -24,7 +24,7 @@ from twin.lm.errors import BadConfig, BadState, BadTokens
 from twin.lm.kernels.registry import Kernels
 from twin.lm.model import HybridLM
 from twin.lm.state import State
-from twin.lm.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer, _byte_of_symbol
+from twin.lm.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer, byte_of_symbol
 
 try:
     import transformers
@@ -286,7 +286,7 @@ def _fast_json(tokenizer: Tokenizer) -> str:
         fast.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         fast.decoder = decoders.Fuse()
         return str(fast.to_str())
-    fast = Fast(models.BPE(vocab=_byte_of_symbol(), merges=[]))
+    fast = Fast(models.BPE(vocab=byte_of_symbol(), merges=[]))
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     fast.decoder = decoders.ByteLevel()
     return str(fast.to_str())

@@ -97,7 +97,7 @@ class Rwkv6(nn.Module):
         assert self.shift is not None
         assert shift_BD is not None
         width = h_BTD.shape[-1]
-        rows = self.in_proj.weight.split([width] * 4 + [self.decay_up.in_features])
+        rows = torch.split(self.in_proj.weight, [width] * 4 + [self.decay_up.in_features])
         mixed = self.shift(h_BTD, shift_BD)
         parts = [kernels.linear(x, row) for x, row in zip(mixed, rows, strict=True)]
         return torch.cat(parts[:4], dim=-1), parts[4]
@@ -122,7 +122,7 @@ class TokenShift(nn.Module):
         shares = list(self.share.to(h_BTD.dtype))
         if self.data_dependent:
             low = torch.tanh(F.linear(h_BTD + gap * self.base.to(h_BTD.dtype), self.down))
-            lows = low.unflatten(-1, (SHIFTED, SHIFT_RANK)).unbind(-2)
+            lows = low.view(*low.shape[:-1], SHIFTED, SHIFT_RANK).unbind(-2)
             shares = [
                 share + F.linear(low, up)
                 for share, low, up in zip(shares, lows, self.up, strict=True)
@@ -216,5 +216,5 @@ def grouped_norm(x: Tensor, groups: int) -> Tensor:
     """What was read from a state, normalised in groups of channels (StateNorm); 0 groups: as is."""
     if not groups:
         return x
-    grouped = x.unflatten(-1, (groups, -1))
+    grouped = x.view(*x.shape[:-1], groups, -1)
     return F.rms_norm(grouped, (grouped.shape[-1],), eps=1e-5).flatten(-2)

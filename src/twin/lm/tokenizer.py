@@ -259,7 +259,7 @@ class BpeTokenizer(Tokenizer):
 
     @cached_property
     def _bytes(self) -> list[bytes]:
-        byte_of = _byte_of_symbol()
+        byte_of = byte_of_symbol()
         return [
             bytes(byte_of[symbol] for symbol in self._bpe.id_to_token(token))
             for token in range(self.num_text_tokens)
@@ -355,7 +355,7 @@ def _bpe(merges_json: str) -> Any:
         ) from error
 
 
-def _byte_of_symbol() -> dict[str, int]:
+def byte_of_symbol() -> dict[str, int]:
     """GPT-2's table: printable bytes stand for themselves, the others for code points from 256."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(NUM_BYTES) if byte not in plain]

@@ -1,7 +1,8 @@
 """Both recurrences as matrix products over chunks of time, in plain torch on any device.
 
 Inside a chunk all decays are differences of cumulative log decays, so that strong decays cannot
-overflow; between chunks the state is carried in float32. Products use bfloat16 under autocast.
+overflow; between chunks the state is carried in float32. Under autocast Mamba-2's products are in
+bfloat16.
 """
 
 import torch
@@ -36,20 +37,18 @@ def wkv6(
     # Within the chunk: r_t exp(b_{t-1} - b_j) k_j for j < t.
     if is_bounded:
         middle = total[..., size // 2 - 1 : size // 2, :]
-        scores = _product(
-            r * torch.exp(before - middle), (k * torch.exp(middle - total)).transpose(-1, -2)
-        )
+        scores = (r * torch.exp(before - middle)) @ (k * torch.exp(middle - total)).mT
     else:
         gaps = before[..., :, None, :] - total[..., None, :, :]
         gaps = gaps.masked_fill(_upper(size, r.device, with_diagonal=True)[..., None], -torch.inf)
         scores = torch.einsum("...tk,...jk,...tjk->...tj", r, k, torch.exp(gaps))
     scores = scores.masked_fill(_upper(size, r.device, with_diagonal=True), 0.0)
-    inside = _product(scores, v)
+    inside = scores @ v
     # From chunk to chunk: what each adds to the state, and what it keeps of it.
-    added = _product((k * torch.exp(last - total)).transpose(-1, -2), v)
-    kept = torch.exp(last).transpose(-1, -2)
+    added = (k * torch.exp(last - total)).mT @ v
+    kept = torch.exp(last).mT
     states, state = _carry(state_BHKV, added, kept)
-    outside = _product(r * torch.exp(before), states)
+    outside = (r * torch.exp(before)) @ states
     return _joined(inside + outside, time) + bonus, state
 
 
@@ -123,10 +122,13 @@ class Chunked(Composed):
         self, r_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor, logw_BTHK: Tensor, u_HK: Tensor,
         state_BHKV: Tensor, *, logw_min: float | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        return wkv6(
-            *(wide(x) for x in (r_BTHK, k_BTHK, v_BTHV, logw_BTHK, u_HK, state_BHKV)),
-            logw_min=logw_min,
-        )
+        # Not in bfloat16: the gradient of a decay is a difference of two that are nearly equal, and
+        # lost up to 38 % where most decays are at the floor.
+        with torch.autocast(r_BTHK.device.type, enabled=False):
+            return wkv6(
+                *(wide(x) for x in (r_BTHK, k_BTHK, v_BTHV, logw_BTHK, u_HK, state_BHKV)),
+                logw_min=logw_min,
+            )
 
     def ssd(
         self, x_BTMP: Tensor, loga_BTM: Tensor, b_BTN: Tensor, c_BTN: Tensor, state_BMPN: Tensor

@@ -76,8 +76,10 @@ class Composed:
         self, p_BTP: Tensor, decay_up_DR: Tensor, decay_base_D: Tensor, u_HK: Tensor,
         norm_weight_D: Tensor, norm_bias_D: Tensor, state_BHKV: Tensor, *, logw_min: float,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        low_BTR = p_BTP[..., 4 * decay_up_DR.shape[0] :]
-        w_BTD = self.linear(torch.tanh(low_BTR), decay_up_DR) + decay_base_D
+        low_BTR = wide(p_BTP[..., 4 * decay_up_DR.shape[0] :])
+        # Exponents of exponents: in bfloat16 a decay would be off by more than a hundredth.
+        with torch.autocast(p_BTP.device.type, enabled=False):
+            w_BTD = F.linear(torch.tanh(low_BTR), wide(decay_up_DR)) + wide(decay_base_D)
         return self.rwkv_mix(
             p_BTP, w_BTD, u_HK, norm_weight_D, norm_bias_D, state_BHKV, logw_min=logw_min
         )
@@ -90,11 +92,11 @@ class Composed:
         batch, time, _ = p_BTP.shape
         _, heads, head_dim, d_state = ssm_state.shape
         inner, channels = heads * head_dim, conv_weight_CW.shape[0]
-        z, inputs, dt = wide(p_BTP).split([inner, channels, heads], dim=-1)
+        z, inputs, dt = torch.split(wide(p_BTP), [inner, channels, heads], dim=-1)
         # The convolution's state travels in float32, as all state does.
         seen = torch.cat([conv_state.to(inputs.dtype), inputs], dim=1)
         mixed = F.silu(causal_convolution(seen, wide(conv_weight_CW), wide(conv_bias_C)))
-        x, b_BTN, c_BTN = mixed.split([inner, d_state, d_state], dim=-1)
+        x, b_BTN, c_BTN = torch.split(mixed, [inner, d_state, d_state], dim=-1)
         x_BTMP = x.reshape(batch, time, heads, head_dim)
         dt_BTM = F.softplus(dt + wide(dt_bias_M))
         loga_BTM = -torch.exp(wide(a_log_M)) * dt_BTM
