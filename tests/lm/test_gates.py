@@ -133,7 +133,7 @@ def test_nan_weights_fail_and_nothing_further_is_asked() -> None:
 
 
 class WrongChunks(Chunked):
-    """Right for one token, wrong for several: the state enters a chunk too weakly."""
+    """Right for one token, wrong for several: each counts twice in its own output."""
 
     name = "wrong"
 
@@ -141,7 +141,7 @@ class WrongChunks(Chunked):
         self, x_BTMP: Tensor, loga_BTM: Tensor, b_BTN: Tensor, c_BTN: Tensor, state_BMPN: Tensor
     ) -> tuple[Tensor, Tensor]:
         y_BTMP, state = super().ssd(x_BTMP, loga_BTM, b_BTN, c_BTN, state_BMPN)
-        return (y_BTMP * 1.5 if x_BTMP.shape[1] > 1 else y_BTMP), state
+        return (y_BTMP + x_BTMP if x_BTMP.shape[1] > 1 else y_BTMP), state
 
 
 def test_chunks_that_disagree_with_the_recurrence_fail() -> None:

@@ -29,7 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "state norm": {"state_norm_groups": 4},
     "learnt start": {"trainable_h0": True},
     "own head": {"tie_embeddings": False},
-    "normed branches": {"branch_norm": True},
+    "raw branches": {"branch_norm": False},
     "log A": {"a_init": "log"},
     "identity decay": {"decay_init": "identity"},
     "wide Mamba": {"expand": 2},

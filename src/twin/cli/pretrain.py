@@ -15,8 +15,8 @@ import click
 
 from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door
-from twin.errors import MissingRequirement, Refused, UsageError
-from twin.lm.errors import KernelUnavailable, LmError, NotEnoughMemory
+from twin.cli.lm_door import models_folder, need_torch, seconds, sentences
+from twin.errors import Refused, UsageError
 
 if TYPE_CHECKING:
     from twin.lm.corpus import Corpus
@@ -24,20 +24,7 @@ if TYPE_CHECKING:
     from twin.lm.pretrain import Result, Status
     from twin.lm.recipe import Recipe
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-
-
-def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    """`90s`, `10m`, `1.5h`, `1h30m` or plain seconds."""
-    if value is None:
-        return None
-    whole = re.fullmatch(r"(?:\d+(?:\.\d+)?[smh]?)+", value)
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", value) if whole else []
-    seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
-    if not seconds:
-        raise click.BadParameter(f"{value!r} is no duration; write 90s, 10m or 1h30m", ctx)
-    return seconds
 
 
 @click.command(name="pretrain")
@@ -50,9 +37,7 @@ def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) 
 @click.option("--out", "name", default=None, metavar="NAME", help="The model's name.")
 @click.option("--preset", default=None, help="Its size: 3.5M, 5M, 8M, 30M or 125M.  [default: 5M]")
 @click.option("--tokenizer", default=None, help="char, byte or bpe; default: the preset's.")
-@click.option(
-    "--time-budget", callback=_seconds, metavar="TIME", help="As 90s or 10m, the default."
-)
+@click.option("--time-budget", callback=seconds, metavar="TIME", help="As 90s or 10m, the default.")
 @click.option("--steps", type=int, default=None, help="Updates instead of a time.")
 @click.option("--batch", type=int, default=None, help="Streams side by side.  [default: 16]")
 @click.option("--window", type=int, default=None, help="Tokens of each a step.  [default: 256]")
@@ -78,14 +63,14 @@ def command(door: Door, /, name: str | None, resume: bool, as_json: bool, **give
       twin pretrain --git . --preset 8M --out mine --set model.dropout=0.1
     """
     follows = os.environ.get("RANK", "0") != "0"  # one of several processes, and not the first
-    with _sentences():
+    with sentences():
         source, called = _source(given)
         name = name or called
         if not _NAME.fullmatch(name):
             raise UsageError(f"{name!r} is no name for a model. Use letters, digits, . _ + and -.")
-        root = door.home() / ".twin" / "lm"
+        root = models_folder(door)
         recipe = _recipe(given, root / name if resume else None)
-        _need_torch()
+        need_torch("Training")
         quiet = as_json or follows
         result = _train(recipe, source, root, name, resume=resume, quiet=quiet)
     if as_json and not follows:
@@ -119,7 +104,7 @@ def _recipe(given: dict[str, Any], folder: Path | None) -> "Recipe":
     if given["recipe"] is not None:
         recipe = load_recipe(given["recipe"])
     elif folder is not None:
-        _need_torch()
+        need_torch("Training")
         from twin.lm.pretrain import saved_recipe
 
         recipe = saved_recipe(folder)
@@ -228,25 +213,3 @@ def _tell(result: "Result") -> None:
         show.say(warning)
     show.say(result.verdict)
     show.say(f"Model: {result.folder}")
-
-
-def _need_torch() -> None:
-    try:
-        import safetensors  # noqa: F401  (only whether both are there)
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise MissingRequirement(
-            f"Training needs the package `{error.name}`. Install it with "
-            '`pip install "cognitive-twin[lm]"`.'
-        ) from error
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """The room's errors as this program's: the room knows nothing of exit codes."""
-    try:
-        yield
-    except (KernelUnavailable, NotEnoughMemory) as error:
-        raise MissingRequirement(str(error)) from error
-    except LmError as error:
-        raise UsageError(str(error)) from error

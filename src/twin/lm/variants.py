@@ -56,7 +56,7 @@ OPTIONS: dict[str, Callable[[HybridConfig], dict[str, Any]]] = {
     # One layer of attention, in the middle.
     "anchor": lambda c: {"attention_every": c.n_layers // 2 + 1},
     "pdrop": lambda c: {"pathway_dropout": 0.1},
-    "branchnorm": lambda c: {"branch_norm": True},
+    "raw": lambda c: {"branch_norm": False},
     "drop": lambda c: {"dropout": 0.1},
 }
 """What may stand after a `+`."""

@@ -25,7 +25,7 @@ KNOWN: dict[str, dict[str, Any]] = {
     "CP": {"fusion": "CP"},
     "RWKV-6 alone": {"pathways": "rwkv"},
     "Mamba-2 alone": {"pathways": "mamba"},
-    "normed branches": {"branch_norm": True},
+    "raw branches": {"branch_norm": False},
     "gamma": {"residual_gamma": 0.3},
     "learnt start": {"trainable_h0": True},
     "own head": {"tie_embeddings": False},

@@ -223,7 +223,8 @@ def _shape(c: HybridConfig) -> Network:
         W=c.conv_width, R=c.decay_rank, F=c.d_ffn, VO=c.vocab_size, layers=c.n_layers,
         fusion=FUSIONS[c.fusion] if c.pathways == "both" else ONLY[c.pathways],
         eps=NORM_EPS, head_eps=HEAD_NORM_EPS, logw_min=c.logw_min,
-        state_floats=state_floats(c), layer_floats=layer_floats(c), branch_norm=int(c.branch_norm),
+        state_floats=state_floats(c), layer_floats=layer_floats(c),
+        branch_norm=int(c.branch_norm and c.pathways == "both"),
     )  # fmt: skip
 
 
