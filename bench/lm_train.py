@@ -10,7 +10,9 @@ recipes, where the peer's parameters allow it). 4,096 tokens a step: 16 windows 
 2,048. The transformer is nanoGPT's (pre-norm, learned positions, GELU, MLP of four times the width,
 scaled_dot_product_attention, four heads of 64), eager and through torch.compile: the faster one
 counts, and so it does for the hybrid. `naive` is the hybrid whose recurrences run token by token.
-Precision is the trainer's `auto` for all: bfloat16 autocast where the CPU has AMX, else float32.
+Precision is the trainer's `auto` for all: bfloat16 autocast where the CPU has AMX. Elsewhere the
+peers multiply in float32, torch's fastest there, and so does the hybrid unless the CPU has
+AVX512-FP16, for which the native kernels bring products of their own (`hybrid-fp32` goes without).
 
 A cell is a length and a number of threads. In it each target has a process of its own, started with
 that number of threads, warmed up with two steps (compiling included); then all are measured in
@@ -38,9 +40,10 @@ TOKENS_A_STEP = 4_096
 HYBRID = {"d_model": 256, "n_layers": 4, "ffn_mult": 3.5}
 """4.1M parameters, as in the quality bench."""
 TARGETS = (
-    "hybrid", "hybrid-compiled", "transformer", "transformer-compiled", "mamba2", "rwkv", "naive",
+    "hybrid", "hybrid-compiled", "hybrid-fp32", "transformer", "transformer-compiled", "mamba2",
+    "rwkv", "naive",
 )  # fmt: skip
-OURS = ("hybrid", "hybrid-compiled")
+OURS = ("hybrid", "hybrid-compiled", "hybrid-fp32")
 TRANSFORMERS = ("transformer", "transformer-compiled")
 SLOW = ("mamba2", "rwkv", "naive")
 """Token by token, or nearly so: at T = 2,048 a step takes half a minute and no bar asks for it."""
@@ -74,7 +77,7 @@ def build(spec: dict[str, Any]) -> tuple[dict[str, Any], Measure]:
     import torch
     from torch.nn import functional as F
 
-    from twin.lm.precision import autocast, compute_dtype
+    from twin.lm.precision import Precision, autocast, choose_precision
 
     torch.manual_seed(0)
     torch.set_num_threads(spec["threads"])
@@ -90,8 +93,11 @@ def build(spec: dict[str, Any]) -> tuple[dict[str, Any], Measure]:
     device = torch.device("cpu")
     data = torch.randint(VOCABULARY, (tokens // length, length + 1))
 
+    wanted: Precision = "fp32" if spec["target"] == "hybrid-fp32" else "auto"
+    has_half = getattr(getattr(model, "kernels", None), "has_half", False)
+
     def step() -> float:
-        with autocast(device):
+        with autocast(device, wanted):
             logits, _ = forward(data[:, :-1], None)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), data[:, 1:].flatten())
         loss.backward()
@@ -118,7 +124,7 @@ def build(spec: dict[str, Any]) -> tuple[dict[str, Any], Measure]:
     ready = {
         "parameters": num_parameters,
         "kernels": getattr(getattr(model, "kernels", None), "name", None),
-        "precision": str(compute_dtype(device)).removeprefix("torch."),
+        "precision": choose_precision(device, wanted, has_half=has_half),
         "ready_s": round(clock.wall_s, 1),
     }
     return ready, measure
@@ -129,11 +135,11 @@ def _model(target: str, length: int) -> Any:
 
     config = HybridConfig(vocab_size=VOCABULARY, **HYBRID)
     size = num_parameters(config)
-    if target in ("hybrid", "hybrid-compiled", "naive"):
+    if target in (*OURS, "naive"):
         from twin.lm.model import HybridLM
 
-        kernels = {"hybrid": "native", "hybrid-compiled": "compiled", "naive": "reference"}
-        return HybridLM(config, kernels=kernels[target], seed=0)
+        kernels = {"hybrid-compiled": "compiled", "naive": "reference"}.get(target, "native")
+        return HybridLM(config, kernels=kernels, seed=0)
     if target in TRANSFORMERS:
         from lm_peers.transformer import Transformer, TransformerConfig, sized
 
