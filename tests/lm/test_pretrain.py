@@ -193,6 +193,7 @@ def test_three_steps_that_are_no_numbers_end_the_run_with_the_last_good_model(
     assert "no number" in result.verdict
     assert 0 < result.step < 20
     load_model(tmp_path / "model", kernels="chunked")
+    assert snapshot.load(tmp_path / "model")[1]["step"] == result.step
 
 
 def test_a_text_shorter_than_a_batch_and_too_little_memory_are_told_before_it_starts(

@@ -1,6 +1,7 @@
 """A run is stopped for what the specification names, with a sentence, and not before."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -23,6 +24,15 @@ def test_three_bad_steps_in_a_row_end_it_and_a_good_one_forgives() -> None:
     assert rules.bad_step() is None
     assert rules.bad_step() is None
     assert "no number" in (rules.bad_step() or "")
+
+
+def test_a_loss_that_falls_steeply_and_then_slowly_does_not_swing() -> None:
+    falling = [5.4 * math.exp(-number / 25) + 2.3 for number in range(300)]
+    rules = StopRules()
+    assert not [n for n, loss in enumerate(falling) if rules.good_step(n, n / 300, loss, 1.0)]
+    assert steps(StopRules(), falling) is None
+    risen = [loss + 0.7 * (number // 40 % 2) for number, loss in enumerate(falling)]
+    assert "swings by 0." in (steps(StopRules(), risen) or "")
 
 
 def test_a_falling_loss_does_not_swing_and_a_swinging_one_does() -> None:

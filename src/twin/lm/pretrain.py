@@ -165,8 +165,7 @@ class Run:
                 self.save()
                 saved = self.team.first(self.clock.seconds)
         seconds = self.team.first(self.clock.seconds)
-        if not verdict:
-            self.save(seconds)
+        self.save(seconds)
         if self.means.losses:
             speed = (self.tokens - reported_tokens) / max(seconds - reported, 1e-9)
             tell(self._report(min(self.progress(), 1.0), speed))

@@ -19,7 +19,7 @@ WARN_RISE: Final = 0.05
 STOP_RISE: Final = 0.10
 """Share by which the validation loss lies above its best while the training loss falls."""
 MAX_OSCILLATION: Final = 0.5
-"""Nats between the lowest and the highest of the last LOSSES, in means of TEN."""
+"""Nats by which the loss rises again within the last LOSSES, in means of TEN."""
 LOSSES: Final = 100
 TEN: Final = 10
 RATIOS: Final = (0.1, 10.0)
@@ -54,11 +54,11 @@ class StopRules:
 
     def good_step(self, step: int, progress: float, loss: float, ratio: float | None) -> str | None:
         self.bad_steps = 0
+        if progress < self.warmup_over or step < SETTLED:
+            return None  # what belongs to the warm-up is not judged later either
         self.losses.append(loss)
         if ratio is not None:
             self.ratios.append(ratio)
-        if progress < self.warmup_over or step < SETTLED:
-            return None
         return self._oscillates() or self._unbalanced()
 
     def _oscillates(self) -> str | None:
@@ -66,9 +66,10 @@ class StopRules:
             return None
         values = list(self.losses)
         means = [fmean(values[at : at + TEN]) for at in range(0, LOSSES, TEN)]
-        slope = (means[-1] - means[0]) / (len(means) - 1)
-        level = [mean - slope * place for place, mean in enumerate(means)]
-        swing = max(level) - min(level)
+        # Rises alone: a loss that falls, however steeply at first, does not swing.
+        swing, lowest = 0.0, means[0]
+        for mean in means[1:]:
+            swing, lowest = max(swing, mean - lowest), min(lowest, mean)
         if swing <= MAX_OSCILLATION:
             return None
         return (
