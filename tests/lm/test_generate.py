@@ -1,7 +1,7 @@
 """Streams that join and leave: the same text as alone, whole characters, stops, ends, no leaks."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from twin.lm.decode import Engine
 from twin.lm.errors import BadTokens, LmError
 from twin.lm.generate import Busy, Continuation, Generator, Piece, Token, encode, first_token
 from twin.lm.model import HybridLM
-from twin.lm.sampling import Sampling
+from twin.lm.sampling import Drawn, Sampling
 from twin.lm.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
 SHAPE = {"d_model": 32, "n_layers": 2, "head_dim": 16, "mamba_head_dim": 16, "d_state": 16,
@@ -135,6 +135,35 @@ def test_a_control_token_ends_a_text_and_is_not_in_it() -> None:
     assert end is not None
     answer = made.start("x", Sampling(max_tokens=9, logit_bias={end: 1000.0})).answer()
     assert (answer.text, answer.finish, answer.tokens) == ("", "stop", ())
+    made.close()
+
+
+def force(monkeypatch: pytest.MonkeyPatch, tokens: Iterable[int]) -> None:
+    """Whatever the model thinks, these are drawn."""
+    script = iter(tokens)
+    monkeypatch.setattr(
+        "twin.lm.generate.choose", lambda *_: Drawn(token=next(script), logprob=None)
+    )
+
+
+def test_what_is_kept_of_a_text_that_ended_by_itself_knows_all_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = generator_of(ByteTokenizer())
+    assert made.tokenizer.end is not None
+    force(monkeypatch, [*b"ABC", made.tokenizer.end])
+    kept = []
+    made.start("hello", Sampling(), keep=lambda t, s: kept.append((t, s))).answer()
+    ((tokens, state),) = kept
+    assert bytes(tokens) == b"helloABC"
+    expected = made.engine.init_state(1)
+    made.engine.prefill(list(b"helloABC"), expected)
+    cached = made.cache.longest(tokens)
+    assert cached is not None
+    assert cached[0] == 8
+    for each in (state, cached[1].to_model()):
+        for ours, theirs in zip(each, expected.to_model(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     made.close()
 
 

@@ -338,7 +338,7 @@ class Generator:
             return False
         assert logits is not None
         if joining.sampling.max_tokens == 0:
-            self._leave(joining, joining.state, "length")
+            self._leave(joining, joining.state, "length", num_unread=0)
         elif not self._choose(joining, logits, joining.state):
             if self._states is None:
                 self._states = joining.state
@@ -382,24 +382,28 @@ class Generator:
             stream.fail(error)
             return True
         if self.tokenizer.control_name(drawn.token) is not None:
-            # The end of a turn or text: said by how it ended, not by what it reads.
-            return self._leave(stream, at, "stop")
+            # The end of a turn or text: said by how it ended, not by what it reads. It joins no
+            # history, so that all of that has been read.
+            return self._leave(stream, at, "stop", num_unread=0)
         stream.num_tokens += 1
         stream.history = np.append(stream.history, drawn.token)
         if stream.say(self._token(drawn.token, drawn.logprob, drawn.top)):
-            return self._leave(stream, at, "stop")
+            return self._leave(stream, at, "stop", num_unread=1)
         if stream.num_tokens >= settings.max_tokens:
-            return self._leave(stream, at, "length")
+            return self._leave(stream, at, "length", num_unread=1)
         return False
 
-    def _leave(self, stream: Continuation, at: "EngineState | int", finish: Finish) -> bool:
-        """Keeps what was read, then tells: whoever asks again at once finds it."""
+    def _leave(
+        self, stream: Continuation, at: "EngineState | int", finish: Finish, *, num_unread: int
+    ) -> bool:
+        """Keeps what was read, then tells: whoever asks again at once finds it. `num_unread` tokens
+        at the history's end were drawn, but not fed to the model: its state knows none of them."""
         if isinstance(at, int):
             assert self._states is not None
             state = self._states.row(at)
         else:
             state = at
-        read = stream.history[: -1 if stream.num_tokens else None]
+        read = stream.history[: len(stream.history) - num_unread]
         self.cache.put(read, state)
         if stream.keep is not None:
             stream.keep([int(token) for token in read], state.to_model())
