@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,39 @@ def test_json_holds_the_figures_and_resume_goes_on(
     capsys.readouterr()
     card = json.loads((repository / ".twin" / "lm" / "x" / "card.json").read_text())
     assert card["recipe"]["steps"] == 5
+
+
+def test_a_model_is_replaced_with_force_alone(repository: Path, text: Path, capsys: Shown) -> None:
+    assert pretrain(repository, "--text", text, *TINY) == 0
+    assert pretrain(repository, "--text", text, *TINY) == 2
+    said = capsys.readouterr().err
+    assert "--resume" in said
+    assert "--force" in said
+    assert pretrain(repository, "--text", text, *TINY, "--force", "--resume") == 2
+    assert pretrain(repository, "--text", text, *TINY, "--force") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_keeps_the_last_step_and_names_how_to_go_on(
+    number: signal.Signals, repository: Path, text: Path, capsys: Shown,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from twin.lm.pretrain import Run
+
+    step = Run._one_step
+
+    def interrupted(self: Run, progress: float) -> str:
+        if self.step == 1:
+            os.kill(os.getpid(), number)
+        return step(self, progress)
+
+    monkeypatch.setattr(Run, "_one_step", interrupted)
+    assert pretrain(repository, "--text", text, *TINY) == 130
+    said = capsys.readouterr().err
+    assert "as of step 2" in said
+    assert "`--resume`" in said
+    monkeypatch.undo()
+    assert pretrain(repository, "--text", text, *TINY, "--resume") == 0
 
 
 def test_a_repository_is_learnt_from_as_committed(repository: Path, capsys: Shown) -> None:

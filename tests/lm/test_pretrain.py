@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from twin.lm import memory, snapshot
+from twin.lm import memory, place, snapshot
 from twin.lm.checkpoint import load_model
 from twin.lm.corpus import Corpus, Wanted, prepare
 from twin.lm.documents import TextFiles
-from twin.lm.errors import BadCheckpoint, BadCorpus, NotEnoughMemory
+from twin.lm.errors import BadCheckpoint, BadConfig, BadCorpus, NotEnoughMemory
 from twin.lm.kernels.chunked import Chunked
 from twin.lm.pretrain import Result, Status, pretrain, saved_recipe
 from twin.lm.recipe import Recipe
@@ -40,10 +40,11 @@ def corpus(tmp_path: Path, text: str = TEXT) -> Corpus:
 
 
 def train(
-    tmp_path: Path, name: str = "model", *, resume: bool = False, **changes: object
-) -> Result:
+    tmp_path: Path, name: str = "model", *, resume: bool = False, force: bool = False,
+    **changes: object,
+) -> Result:  # fmt: skip
     recipe = dataclasses.replace(RECIPE, **changes)  # type: ignore[arg-type]
-    return pretrain(recipe, corpus(tmp_path), tmp_path / name, resume=resume)
+    return pretrain(recipe, corpus(tmp_path), tmp_path / name, resume=resume, force=force)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -161,6 +162,48 @@ def test_a_run_goes_on_only_with_its_own_text_and_shape(tmp_path: Path) -> None:
         train(tmp_path, resume=True, seed=9)
     with pytest.raises(BadCheckpoint, match="to continue from"):
         train(tmp_path, "elsewhere", resume=True)
+
+
+def test_what_is_there_is_replaced_only_if_that_is_asked_for(tmp_path: Path) -> None:
+    train(tmp_path, steps=2)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    with pytest.raises(BadConfig, match=r"--resume.*--force"):
+        train(tmp_path, steps=3)
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    (tmp_path / "model" / "manifest.json").unlink()  # a run alone is worth as much
+    with pytest.raises(BadConfig, match=r"--resume.*--force"):
+        train(tmp_path, steps=3)
+    assert train(tmp_path, steps=3, force=True).step == 3
+
+
+def test_one_folder_takes_one_run_at_a_time(tmp_path: Path) -> None:
+    with (
+        place.claimed(tmp_path / "model"),
+        pytest.raises(BadConfig, match="Another process trains model"),
+    ):
+        train(tmp_path, steps=2)
+    assert not snapshot.exists(tmp_path / "model")
+    assert train(tmp_path, steps=2).finished
+
+
+def test_a_run_that_is_asked_to_stop_is_saved_at_that_step(tmp_path: Path) -> None:
+    asked = iter([False, False, False, True])
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(RECIPE, corpus(tmp_path), tmp_path / "model", asked_to_stop=lambda: next(asked))
+    assert snapshot.load(tmp_path / "model")[1]["step"] == 3
+    train(tmp_path, resume=True)
+    train(tmp_path, "straight")
+    assert_equal(tmp_path / "straight", tmp_path / "model")
+
+
+def test_the_first_step_is_saved_though_a_checkpoint_is_far_away(tmp_path: Path) -> None:
+    def told(status: Status) -> None:
+        raise RuntimeError("killed")
+
+    recipe = dataclasses.replace(RECIPE, checkpoint_every_s=1e6)
+    with pytest.raises(RuntimeError, match="killed"):
+        pretrain(recipe, corpus(tmp_path), tmp_path / "model", tell=told)
+    assert snapshot.load(tmp_path / "model")[1]["step"] == 1
 
 
 class Faulty(Chunked):

@@ -20,6 +20,7 @@ from twin.lm.cells import LINES, Cell, Outcome, read_outcomes
 from twin.lm.corpus import Corpus, Wanted, prepare
 from twin.lm.documents import TextFiles
 from twin.lm.errors import BadConfig, LmError
+from twin.lm.place import claimed
 from twin.lm.recipe import Recipe
 from twin.lm.standings import as_dict, as_markdown, standings, write_all
 from twin.lm.tournament import Found, Plan, run_tournament
@@ -151,6 +152,14 @@ def test_an_interruption_keeps_what_was_finished(tmp_path: Path, corpus: Corpus)
     with pytest.raises(KeyboardInterrupt):
         run_tournament(PLAN, corpus, tmp_path / "c", tmp_path / "out", pool=Here(interrupted))
     assert {one.seed for one in read_outcomes(tmp_path / "out").values()} <= {0}
+
+
+def test_one_folder_takes_one_comparison_at_a_time(tmp_path: Path, corpus: Corpus) -> None:
+    out, pool = tmp_path / "out", Here(scripted)
+    with claimed(out), pytest.raises(BadConfig, match="Another process compares in out"):
+        run_tournament(PLAN, corpus, tmp_path / "c", out, pool=pool)
+    assert not pool.cells
+    run_tournament(PLAN, corpus, tmp_path / "c", out, pool=pool)
 
 
 def test_a_process_that_was_ended_from_outside_is_a_sentence(

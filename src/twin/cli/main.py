@@ -123,8 +123,11 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     except click.ClickException as error:
         return _fail("UsageError", _usage(error), 2, as_json)
-    except (KeyboardInterrupt, click.Abort):
-        message = "Interrupted; what was finished is kept, and the same command goes on from there."
+    except (KeyboardInterrupt, click.Abort) as error:
+        # A command that knows better what was kept says so in the error.
+        message = str(error) or (
+            "Interrupted; what was finished is kept, and the same command goes on from there."
+        )
         return _fail("Interrupted", message, INTERRUPTED, as_json)
     except (_ReaderGone, BrokenPipeError):
         _abandon_stdout()

@@ -46,13 +46,17 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 @click.option("--kernels", default=None, help="auto, native, chunked, compiled, reference, triton.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any recipe value.")
 @click.option("--resume", is_flag=True, help="Goes on where a run of this name was ended.")
+@click.option("--force", is_flag=True, help="Replaces a model or run of this name.")
 @json_option
 @pass_door
-def command(door: Door, /, name: str | None, resume: bool, as_json: bool, **given: Any) -> int:
+def command(
+    door: Door, /, name: str | None, resume: bool, force: bool, as_json: bool, **given: Any
+) -> int:
     """Trains a language model from scratch; it ends up in .twin/lm/NAME, with plots.
 
     The schedule follows the clock: a run of 3 minutes is a whole run. The last tenth of the text
-    is held out and tells how good the model is. An interrupted run goes on with `--resume`.
+    is held out and tells how good the model is. An interrupted run goes on with `--resume`; what
+    is there under the same name is replaced with `--force` only.
     RECIPE is a TOML file; options go before what is in it.
 
     Exit code 1 if a stop rule ended the run: the best model so far is there all the same.
@@ -68,11 +72,13 @@ def command(door: Door, /, name: str | None, resume: bool, as_json: bool, **give
         name = name or called
         if not _NAME.fullmatch(name):
             raise UsageError(f"{name!r} is no name for a model. Use letters, digits, . _ + and -.")
+        if resume and force:
+            raise UsageError("`--resume` goes on and `--force` begins anew. Give one of them.")
         root = models_folder(door)
         recipe = _recipe(given, root / name if resume else None)
         need_torch("Training")
         quiet = as_json or follows
-        result = _train(recipe, source, root, name, resume=resume, quiet=quiet)
+        result = _train(recipe, source, root, name, resume=resume, force=force, quiet=quiet)
     if as_json and not follows:
         show.as_json({name: _plain(value) for name, value in asdict(result).items()})
     elif not follows:
@@ -120,11 +126,15 @@ def _recipe(given: dict[str, Any], folder: Path | None) -> "Recipe":
 
 
 def _train(
-    recipe: "Recipe", source: "Source", root: Path, name: str, *, resume: bool, quiet: bool
-) -> "Result":
+    recipe: "Recipe", source: "Source", root: Path, name: str, *,
+    resume: bool, force: bool, quiet: bool,
+) -> "Result":  # fmt: skip
+    from twin.lm import place
     from twin.lm.corpus import Wanted, prepare
     from twin.lm.pretrain import pretrain
 
+    if not resume and not force:
+        place.check_free(root / name)  # before the text is read, which may take long
     wanted = Wanted(
         kind=recipe.tokenizer_kind,
         vocab_size=recipe.vocab_size,
@@ -134,8 +144,27 @@ def _train(
         corpus = prepare(source, wanted, root / ".corpora", held_out=recipe.held_out, tell=tell)
     if not quiet:
         show.say(_about(corpus))
-    with _watched(quiet=quiet) as watch, _terminated_like_interrupted():
-        return pretrain(recipe, corpus, root / name, resume=resume, tell=watch)
+    try:
+        with _watched(quiet=quiet) as watch, _ends_between_steps() as asked:
+            return pretrain(
+                recipe, corpus, root / name, resume=resume, force=force, tell=watch,
+                asked_to_stop=asked,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise click.Abort(_what_is_kept(root / name)) from None
+
+
+def _what_is_kept(folder: Path) -> str:
+    """What an interruption has left, and the command that goes on from there."""
+    from twin.lm import snapshot
+
+    if not snapshot.exists(folder):
+        return "Interrupted before the first step was saved. Run the same command again."
+    step = snapshot.load(folder)[1]["step"]
+    return (
+        f"Interrupted; the run is kept as of step {step:,}. The same command with `--resume` "
+        "goes on from there."
+    )
 
 
 def _about(corpus: "Corpus") -> str:
@@ -179,17 +208,23 @@ def _figures(status: "Status") -> str:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """A scheduler's SIGTERM ends the run as Ctrl-C does; checkpoints are there either way."""
+def _ends_between_steps() -> "Iterator[Callable[[], bool]]":
+    """Ctrl-C and a scheduler's SIGTERM end the run at its next step, where it is saved; asked for
+    a second time, at once. Gives whether that was asked for."""
+    asked = False
 
     def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield lambda: asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _plain(value: object) -> object:

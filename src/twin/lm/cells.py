@@ -167,7 +167,8 @@ def _run_cell(cell: Cell, key: str, cache: Path, corpus_key: str, folder: Path) 
 
     own = folder / key
     resume = (own / snapshot.NAME).is_file()
-    result = pretrain(cell.recipe, reopen(cache, corpus_key), own, resume=resume, tell=told)
+    corpus = reopen(cache, corpus_key)
+    result = pretrain(cell.recipe, corpus, own, resume=resume, force=not resume, tell=told)
     # A run of a few steps, or the rest of one, has no two reports: then the trainer's own clock.
     speed = _measured(marks) or result.tokens_per_s
     return Outcome(

@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twin.lm import memory, metrics, resume, schedule, snapshot, state
+from twin.lm import memory, metrics, place, resume, schedule, snapshot, state
 from twin.lm.batches import Batches, check_fits
 from twin.lm.checkpoint import save_model
 from twin.lm.config import HybridConfig
@@ -52,23 +53,34 @@ def pretrain(
     folder: Path,
     *,
     resume: bool = False,
+    force: bool = False,
     tell: Callable[[Status], None] = silent,
+    asked_to_stop: Callable[[], bool] = lambda: False,
     kernels: str | Kernels | None = None,
     device: torch.device | None = None,
 ) -> Result:
-    """Trains a network and leaves it in `folder`; `resume` goes on where a run there was ended.
+    """Trains a network and leaves it in `folder`; `resume` goes on where a run there was ended,
+    `force` replaces what is there.
 
+    `asked_to_stop` is asked between steps: the run is saved there and ends in KeyboardInterrupt.
     `kernels` overrides the recipe's. Raises BadConfig, BadCorpus, BadCheckpoint, NotEnoughMemory,
     KernelUnavailable, each before the first step.
     """
+    if resume and not snapshot.exists(folder):
+        snapshot.load(folder)  # says what is missing, and leaves no folder behind
+    if not resume and not force:
+        place.check_free(folder)
     run = Run(recipe, corpus, folder, kernels=kernels, device=device)
-    if resume:
-        run.restore()
-    elif run.leads:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / snapshot.NAME).unlink(missing_ok=True)
-    run.team.wait()
-    return run.go(tell)
+    run.asked_to_stop = asked_to_stop
+    with place.claimed(folder) if run.leads else nullcontext():
+        if resume:
+            run.restore()
+        elif run.leads:
+            if not force:  # once more: another run may have ended since
+                place.check_free(folder)
+            place.clear(folder)
+        run.team.wait()
+        return run.go(tell)
 
 
 class Run:
@@ -136,6 +148,7 @@ class Run:
         self.validation: float | None = None
         self.entropy: float | None = None
         self._validation_s = 0.0
+        self.asked_to_stop: Callable[[], bool] = lambda: False
         self.log: metrics.Log | None = None
 
     # ---- the loop
@@ -151,7 +164,9 @@ class Run:
         self.clock.start()
         reported = validated = saved = self.clock.seconds
         reported_tokens = self.tokens
+        kept = self.step > 0
         while not verdict and (progress := self.progress()) < 1.0:
+            self._leave_if_asked()
             verdict = self._one_step(progress)
             now = self.team.first(self.clock.seconds)
             if self.step % REPORT_EVERY == 0 and self.means.losses:
@@ -161,8 +176,12 @@ class Run:
             if now - validated >= self._validate_every():
                 verdict = verdict or self._validate()
                 validated = self.team.first(self.clock.seconds)
-            if now - saved >= recipe.checkpoint_every_s > 0:
+            # Also after the first step, so that there is something to go on from.
+            if recipe.checkpoint_every_s > 0 and (
+                now - saved >= recipe.checkpoint_every_s or (self.step and not kept)
+            ):
                 self.save()
+                kept = True
                 saved = self.team.first(self.clock.seconds)
         seconds = self.team.first(self.clock.seconds)
         self.save(seconds)
@@ -170,6 +189,13 @@ class Run:
             speed = (self.tokens - reported_tokens) / max(seconds - reported, 1e-9)
             tell(self._report(min(self.progress(), 1.0), speed))
         return self._end(verdict, seconds)
+
+    def _leave_if_asked(self) -> None:
+        """Between two steps, where everything can be kept."""
+        if self.team.first(float(self.asked_to_stop())):
+            if self.step:
+                self.save()
+            raise KeyboardInterrupt
 
     def progress(self) -> float:
         """Share of the budget that is spent."""

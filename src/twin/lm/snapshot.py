@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from twin.lm.errors import BadCheckpoint
+from twin.lm.place import SNAPSHOT
 
-NAME: Final = "training.safetensors"
+NAME: Final = SNAPSHOT
 FORMAT: Final = 1
 _KIND: Final = "twin-lm-training"
 

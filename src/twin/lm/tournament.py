@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from twin.lm.cells import Cell, Mode, Outcome, Pool, Tell, Work, processes
 from twin.lm.errors import BadConfig
+from twin.lm.place import claimed
 from twin.lm.recipe import Recipe
 from twin.lm.variants import TOLERANCE, Variant, equal_variants
 
@@ -75,10 +76,14 @@ def run_tournament(
     """
     base = plan.recipe.shape(corpus.tokenizer.vocab_size)
     variants = equal_variants(plan.names, base, tolerance=plan.tolerance)
-    folder.mkdir(parents=True, exist_ok=True)
-    work = Work(
-        folder=folder, cache=cache, corpus_key=corpus.key, jobs=plan.jobs, tell=tell, pool=pool
-    )
+    with claimed(folder, doing="compares in"):
+        work = Work(
+            folder=folder, cache=cache, corpus_key=corpus.key, jobs=plan.jobs, tell=tell, pool=pool
+        )
+        return _run(plan, variants, work)
+
+
+def _run(plan: Plan, variants: Sequence[Variant], work: Work) -> Found:
     tokens, cpu_s = plan.tokens and _rounded(plan, plan.tokens), plan.cpu_s
     if not tokens:
         tokens = _rounded(plan, cpu_s * _speed(work.run([_speed_cell(plan, variants[0])])))

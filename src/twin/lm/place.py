@@ -1,0 +1,52 @@
+"""The folder that a run writes into: who may write there, and what an earlier run left.
+
+Owns the lock that is held for the length of a run, and that nothing finished is overwritten unless
+that is asked for. What the files mean is the business of `checkpoint`, `snapshot` and `metrics`.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from twin.lm.checkpoint import FILES, MANIFEST, is_checkpoint
+from twin.lm.errors import BadConfig
+
+SNAPSHOT: Final = "training.safetensors"
+LOCK: Final = ".training.lock"
+
+
+@contextmanager
+def claimed(folder: Path, *, doing: str = "trains") -> Iterator[None]:
+    """Makes the folder, and holds it against other processes until the end, however that comes: the
+    lock is the kernel's. Raises BadConfig where another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadConfig(
+                f"Another process {doing} {folder.name} at this moment. Wait until it ends, or "
+                "choose another name with `--out`."
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def check_free(folder: Path) -> None:
+    """Raises BadConfig where a model or a run that can go on would be overwritten."""
+    if is_checkpoint(folder) or (folder / SNAPSHOT).is_file():
+        raise BadConfig(
+            f"{folder.name} is there already. Go on with its run by `--resume`, replace it by "
+            "`--force`, or choose another name with `--out`."
+        )
+
+
+def clear(folder: Path) -> None:
+    """Removes what an earlier run left, the manifest first: from then on it is no model."""
+    for name in (MANIFEST, *FILES, *(f".{name}.new" for name in (MANIFEST, *FILES)), SNAPSHOT):
+        (folder / name).unlink(missing_ok=True)
