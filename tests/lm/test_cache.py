@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from twin.lm.cache import ConversationStore, PrefixCache
 from twin.lm.errors import BadState
@@ -110,9 +111,45 @@ def test_a_conversation_outlives_its_process(tmp_path: Path) -> None:
 def test_another_models_state_is_refused(tmp_path: Path) -> None:
     ConversationStore(tmp_path, "one").save("c", [1], STATE)
     other = ConversationStore(tmp_path, "two")
+    (written,) = tmp_path.iterdir()
+    written.rename(other._path("c"))
     with pytest.raises(BadState, match="another model"):
         other.load("c")
     assert other.longest("c", [1]) is None
+
+
+def test_two_models_keep_their_states_of_one_conversation(tmp_path: Path) -> None:
+    one, two = ConversationStore(tmp_path, "one"), ConversationStore(tmp_path, "two")
+    one.save("c", [1], STATE)
+    two.save("c", [1, 2], STATE)
+    for store, length in ((one, 1), (two, 2)):
+        found = store.longest("c", [1, 2, 3])
+        assert found is not None
+        assert found[0] == length
+
+
+def test_what_cannot_be_written_is_an_error_of_the_system_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("twin.lm.cache.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        ConversationStore(tmp_path, "m").save("c", [1], STATE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_whose_time_cannot_be_set_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    store = ConversationStore(tmp_path, "m")
+    store.save("c", [1], STATE)
+    monkeypatch.setattr("twin.lm.cache.os.utime", refused)
+    assert store.load("c") is not None
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff" * 40, b"cut"])

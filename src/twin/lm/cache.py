@@ -6,8 +6,10 @@ where the stored tokens are a true prefix of the asked ones, compared by digest.
 state is made.
 """
 
+import contextlib
 import hashlib
 import os
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -135,12 +137,16 @@ class ConversationStore:
         """Replaces what was kept of the conversation; whole or not at all. Raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._path(conversation)
-        new = path.with_suffix(f".{os.getpid()}.new")
+        handle, named = tempfile.mkstemp(prefix=path.stem[:16], suffix=".new", dir=self._folder)
+        os.close(handle)
+        new = Path(named)
         tensors = {_STATE.format(place): x.contiguous() for place, x in enumerate(state)}
         tensors[_TOKENS] = torch.from_numpy(np.asarray(tokens, np.int32).copy())
         try:
             save_file(tensors, new, metadata={"model": self._digest, "conversation": conversation})
             new.replace(path)
+        except SafetensorError as error:  # no OSError, though it is a full disk that it tells of
+            raise OSError(f"{path} cannot be written: {error}") from error
         finally:
             new.unlink(missing_ok=True)
         self._make_room(path)
@@ -165,7 +171,8 @@ class ConversationStore:
             return None
         except (SafetensorError, OSError, ValueError) as error:
             raise BadState(f"{path} cannot be read ({error}). Delete it.") from error
-        os.utime(path)
+        with contextlib.suppress(OSError):  # another process made room, or owns the file
+            os.utime(path)
         return tokens, state
 
     def longest(
@@ -187,9 +194,10 @@ class ConversationStore:
         self._path(conversation).unlink(missing_ok=True)
 
     def _path(self, conversation: str) -> Path:
-        # A conversation's name comes from a client: only its digest becomes a path.
-        name = hashlib.sha256(conversation.encode("utf-8", "surrogatepass")).hexdigest()
-        return self._folder / f"{name}.safetensors"
+        # A conversation's name comes from a client: only its digest becomes a path. With the
+        # model's, so that two models that are asked the same do not overwrite each other's.
+        whose = f"{self._digest}\0{conversation}".encode("utf-8", "surrogatepass")
+        return self._folder / f"{hashlib.sha256(whose).hexdigest()}.safetensors"
 
     def _make_room(self, newest: Path) -> None:
         files = []
