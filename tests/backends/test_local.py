@@ -17,7 +17,13 @@ from twin.backends.factories import make_backend
 from twin.backends.http import HttpClient
 from twin.backends.local import MODELS, LocalBackend
 from twin.config import ModelConfig
-from twin.errors import BackendTimeout, BackendUnreachable, ConfigError, MissingRequirement
+from twin.errors import (
+    BackendBroken,
+    BackendTimeout,
+    BackendUnreachable,
+    ConfigError,
+    MissingRequirement,
+)
 from twin.lm.checkpoint import save_model
 from twin.lm.config import HybridConfig
 from twin.lm.model import HybridLM
@@ -211,6 +217,48 @@ def test_whoever_leaves_frees_the_model(root: Path) -> None:
         while generator.num_active and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         assert generator.num_active == 0
+        await backend.close()
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_nobody_takes_is_given_up(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twin.backends.local.MAX_PIECES", 20)
+
+    async def main() -> None:
+        backend = LocalBackend("lm/chars", root, ("completions",))
+        endless = {"prompt": "a", "stream": True, "max_tokens": 1_000_000}
+        reply = await ask(backend, endless, "completions")
+        generator = backend._load()[0]
+        deadline = time.monotonic() + 20
+        while generator.num_active and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        assert generator.num_active == 0
+        with pytest.raises(BackendBroken, match="Nobody took"):
+            await reply.read()
+        await backend.close()
+
+    asyncio.run(main())
+
+
+def test_a_model_whose_thread_ended_answers_the_next_question(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        backend = LocalBackend("lm/bytes", root, ("chat",))
+        generator = (await asyncio.to_thread(backend._load))[0]
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("a fault")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(generator.engine, "step", broken)
+            patch.setattr(generator.engine, "prefill", broken)
+            with pytest.raises(BackendBroken, match="a fault"):
+                await ask(backend, CHAT)
+        assert (await ask(backend, CHAT)).status == 200
         await backend.close()
 
     asyncio.run(main())

@@ -167,6 +167,22 @@ def test_what_is_kept_of_a_text_that_ended_by_itself_knows_all_of_it(
     made.close()
 
 
+def test_a_fault_of_one_listener_or_one_keeper_leaves_the_others_answers(
+    characters: Generator,
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no space left")
+
+    other = characters.start("b", Sampling(max_tokens=60))
+    unheard = characters.start("a", Sampling(max_tokens=60), emit=broken)
+    unkept = characters.start("a", Sampling(max_tokens=3), keep=broken).answer()
+    assert (unkept.finish, len(unkept.text)) == ("length", 3)
+    assert other.answer().finish == "length"
+    assert characters.start("a", Sampling(max_tokens=3)).answer().finish == "length"
+    assert unheard.num_tokens < 60
+    assert not characters.has_failed
+
+
 @pytest.mark.parametrize("text", ["grün €uro 🙂 über", "日本語"])
 def test_a_character_of_several_bytes_comes_in_one_piece(text: str) -> None:
     tokenizer, data = ByteTokenizer(), text.encode()

@@ -159,6 +159,8 @@ class LocalBackend:
         pieces: asyncio.Queue[Piece] = asyncio.Queue()
 
         def emit(piece: "Piece") -> None:  # in the decoding thread
+            if pieces.qsize() >= MAX_PIECES:  # a reader that does not read would fill the memory
+                under_way.cancel()
             try:
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
             except RuntimeError:  # the loop is closed: nobody listens any more
@@ -211,6 +213,11 @@ class LocalBackend:
                     self._conversations, model_digest(self._folder), max_bytes=CONVERSATION_BYTES
                 )
                 self._loaded = Generator(Engine(model), tokenizer), store
+            elif self._loaded[0].has_failed:  # one fault does not end all later answers
+                from twin.lm.generate import Generator
+
+                dead, store = self._loaded
+                self._loaded = Generator(dead.engine, dead.tokenizer), store
             return self._loaded
 
 
@@ -257,7 +264,7 @@ class _Heard:
         """Raises BackendTimeout, and BackendBroken where the model cannot go on."""
         if until is None:
             until = min(time.monotonic() + self._limits.idle_s, self._deadline)
-        if self._pieces.qsize() > MAX_PIECES:
+        if self._pieces.qsize() >= MAX_PIECES:
             self.under_way.cancel()
             raise BackendBroken("Nobody took the answer for too long; ask for a shorter one.")
         try:

@@ -183,11 +183,18 @@ class Continuation:
 
     def fail(self, error: LmError) -> None:
         self.ended = time.monotonic()
-        self._emit(Piece(text="", error=error))
+        self._tell(Piece(text="", error=error))
+
+    def _tell(self, piece: Piece) -> None:
+        try:
+            self._emit(piece)
+        except Exception:  # its listener's fault: the others' answers go on
+            log.exception("A piece of an answer could not be handed over.")
+            self.cancel()
 
     def _send(self, text: str, finish: Finish | None = None) -> None:
         tokens, self._held_tokens, self._held = tuple(self._held_tokens), [], ""
-        self._emit(Piece(text=text, tokens=tokens, finish=finish))
+        self._tell(Piece(text=text, tokens=tokens, finish=finish))
 
 
 class Generator:
@@ -210,6 +217,8 @@ class Generator:
         self._waiting: deque[Continuation] = deque()
         self._wake = threading.Condition()
         self._is_closed = False
+        self.has_failed = False
+        """Its thread has ended by a fault; make a new one of the same engine."""
         self._thread: threading.Thread | None = None
         self._batch: list[Continuation] = []
         self._states: EngineState | None = None
@@ -281,7 +290,7 @@ class Generator:
                 pass
         except Exception as error:  # whoever waits must hear of it, whatever it was
             with self._wake:
-                self._is_closed = True
+                self._is_closed = self.has_failed = True
                 left = [*self._batch, *self._waiting]
                 self._waiting.clear()
             for each in left:
@@ -406,7 +415,10 @@ class Generator:
         read = stream.history[: len(stream.history) - num_unread]
         self.cache.put(read, state)
         if stream.keep is not None:
-            stream.keep([int(token) for token in read], state.to_model())
+            try:
+                stream.keep([int(token) for token in read], state.to_model())
+            except Exception:  # the answer is there all the same
+                log.exception("The state after a text could not be kept.")
         stream.finish(finish)
         return True
 
