@@ -108,6 +108,37 @@ def test_a_streams_numbers_do_not_depend_on_the_rest_of_the_batch(weights: Any) 
         assert np.array_equal(alone[0], together[place])
 
 
+@pytest.mark.parametrize("d_state", [12, 14, 28])
+def test_equal_streams_stay_equal_where_the_steps_begin_within_a_vector(d_state: int) -> None:
+    model = model_of(d_state=d_state)
+    engine = Engine(model, weights="fp32")
+    tokens = tokens_of(model, 1, 4).repeat(3, 1)
+    together = read(engine, tokens, engine.init_state(3))
+    alone = read(engine, tokens[:1], engine.init_state(1))
+    for row in together:
+        assert np.array_equal(row, alone[0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
+def test_a_state_that_is_no_number_gives_logits_that_are_none(weights: Any, value: float) -> None:
+    engine = Engine(model_of(), weights=weights)
+    state = engine.init_state(2)
+    assert isinstance(state, ArrayState)
+    state.data[1] = value
+    logits = engine.step([5, 5], state)
+    assert np.isfinite(logits[0]).all()
+    assert np.isnan(logits[1]).all()
+
+
+def test_more_heads_than_the_native_code_has_room_for_are_torchs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = model_of()  # four Mamba heads
+    monkeypatch.setattr("twin.lm.decode.library.MAX_MAMBA_HEADS", 3)
+    assert "more than 3 Mamba heads" in Engine(model).fallback
+
+
 def test_threads_change_nothing() -> None:
     model = model_of()
     tokens = tokens_of(model, 5, 6)

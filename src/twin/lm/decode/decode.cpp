@@ -160,13 +160,26 @@ void quantize(const Rows& in, int n, int cols) {
         int8_t* q = in.q + (size_t)r * in.q_stride;
         float most = 0;
         f16v m = all(0.0f);
+        i16v odd = i16v{};  // not zero where there is a NaN or an infinity
         int c = 0;
         for (; c + 16 <= cols; c += 16) {
             f16v v = load(x + c), a = v < 0.0f ? -v : v;
             m = a > m ? a : m;
+            odd |= ((i16v)v & 0x7f800000) == 0x7f800000;
         }
+        bool is_finite = true;
+        for (int i = 0; i < 16; i++) is_finite = is_finite && odd[i] == 0;
         for (int i = 0; i < 16; i++) most = m[i] > most ? m[i] : most;
-        for (; c < cols; c++) most = std::fabs(x[c]) > most ? std::fabs(x[c]) : most;
+        for (; c < cols; c++) {
+            most = std::fabs(x[c]) > most ? std::fabs(x[c]) : most;
+            is_finite = is_finite && std::isfinite(x[c]);
+        }
+        if (!is_finite) {  // bytes hold no NaN: the scale carries it to all of the outputs
+            std::memset(q, 0, up(cols, 4));
+            in.scale[r] = NAN;
+            in.total[r] = 0;
+            continue;
+        }
         float inverse = most > 0 ? 127.0f / most : 0.0f;
         int32_t total = 0;
         i16v totals = i16v{};
@@ -356,7 +369,8 @@ int widest(const Network& g) {
 Scratch lay_out(const Network& g, float* at, int n) {
     const int Di = g.Hm * g.P, C = Di + 2 * g.N;
     Scratch s;
-    s.p_stride = up(4 * g.D + g.R, PANEL) + up(Di + C + g.Hm, PANEL);
+    // `mamba` works on whole vectors of the steps, which begin at Di + C, wherever that is.
+    s.p_stride = up(4 * g.D + g.R, PANEL) + up(Di + C + up(g.Hm, 16), PANEL);
     s.w_stride = up(g.D, PANEL);
     s.f_stride = up(widest(g), PANEL);
     s.q_stride = up(widest(g), 64);
@@ -474,7 +488,7 @@ void mamba(const Network& g, const Layer& l, float* p, float* conv, float* ssm, 
         x[c] = x[c] / (1.0f + std::exp(-x[c]));
     }
     float kept[MOST_HEADS];
-    for (int h = 0; h < g.Hm; h += 16) {  // the projection's padding leaves room
+    for (int h = 0; h < g.Hm; h += 16) {  // `lay_out` leaves room
         const f16v step = softplus16(load(dt + h) + load(l.dt_bias + h));
         store(dt + h, step);
         store(kept + h, exp16(load(l.a + h) * step));

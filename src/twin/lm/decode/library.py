@@ -26,6 +26,8 @@ SOURCE = Path(__file__).with_name("decode.cpp")
 LANES = 16
 """Channels of a vector; heads and widths are whole numbers of them."""
 MAX_HEAD_DIM = 256
+MAX_MAMBA_HEADS = 1024
+"""As MOST_HEADS in decode.cpp."""
 FUSIONS = {"GF": 0, "HGF": 1, "WS": 2, "RF": 3, "HY": 4, "CP": 5}
 ONLY = {"rwkv": 6, "mamba": 7}
 MATRICES = (
@@ -89,6 +91,7 @@ def why_not(model: "HybridLM") -> str:
         "grouped state norm": bool(c.state_norm_groups),
         f"{', '.join(odd)} no multiple of {LANES}": bool(odd),
         f"head_dim over {MAX_HEAD_DIM}": c.head_dim > MAX_HEAD_DIM,
+        f"more than {MAX_MAMBA_HEADS} Mamba heads": c.has_mamba and c.mamba_heads > MAX_MAMBA_HEADS,
         "a silenced pathway": any(block.ablate for block in model.blocks),
     }
     return next((fault for fault, is_so in faults.items() if is_so), "")
