@@ -69,3 +69,14 @@ def test_bits_per_byte_count_the_bytes_of_the_text() -> None:
 def test_one_token_predicts_nothing() -> None:
     with pytest.raises(BadCorpus, match="nothing to predict"):
         evaluate(model(), tokens(1))
+
+
+def test_a_part_is_windows_from_all_over_the_text() -> None:
+    net, text = model(), tokens(16 * 9 + 5)
+    told: list[tuple[int, int]] = []
+    found = evaluate(net, text, window=16, windows=3, tell=lambda *how: told.append(how))
+    pieces = [evaluate(net, text[at : at + 17], window=16) for at in (0, 64, 128)]
+    assert found.num_tokens == 48
+    assert found.nats_per_token == pytest.approx(sum(p.nats_per_token for p in pieces) / 3)
+    assert told[-1] == (48, 48)
+    assert evaluate(net, text, window=16, windows=99) == evaluate(net, text, window=16)

@@ -14,12 +14,14 @@ import pytest
 import torch
 
 from twin.lm import memory, place, snapshot
-from twin.lm.checkpoint import load_model
+from twin.lm import pretrain as training
+from twin.lm.checkpoint import is_checkpoint, load_model
 from twin.lm.corpus import Corpus, Wanted, prepare
 from twin.lm.documents import TextFiles
 from twin.lm.errors import BadCheckpoint, BadConfig, BadCorpus, NotEnoughMemory
+from twin.lm.evaluate import Evaluation, evaluate
 from twin.lm.kernels.chunked import Chunked
-from twin.lm.pretrain import Result, Status, pretrain, saved_recipe
+from twin.lm.pretrain import Result, Run, Status, pretrain, saved_recipe
 from twin.lm.recipe import Recipe
 
 SHAPE = {
@@ -279,6 +281,100 @@ def test_validations_are_in_the_metrics_and_the_best_model_is_kept(tmp_path: Pat
     assert len(validations) == 5
     _, _, card = load_model(tmp_path / "model", kernels="chunked")
     assert card["figures"]["validation"] <= min(validations) + 1e-6
+
+
+def test_validations_look_at_a_part_that_fits_and_the_last_at_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def watched(*given: object, windows: int = 0, **options: object) -> object:
+        seen.append(windows)
+        return evaluate(*given, windows=windows, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "evaluate", watched)
+    monkeypatch.setattr(training, "MAX_VALIDATION_SHARE", 1e-12)
+    told: list[tuple[int, int]] = []
+    recipe = dataclasses.replace(RECIPE, steps=3, validate_every_s=1e-9)
+    result = pretrain(
+        recipe, corpus(tmp_path), tmp_path / "model",
+        tell_validation=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert seen == [1, 8, 8, 8, 8, 8, 8, 0, 0]
+    assert told[-1] == (305, 305)
+    assert result.tokens_per_s > result.tokens / result.seconds
+    model, _, card = load_model(tmp_path / "model", kernels="chunked")
+    whole = evaluate(model, corpus(tmp_path).held_out.tokens, window=16, precision="fp32")
+    assert result.validation == pytest.approx(whole.nats_per_token, abs=1e-5)
+    assert card["figures"]["validation"] == result.validation
+
+
+def test_figures_are_those_of_the_model_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worsening(run: Run, *, windows: int = 0, **options: object) -> Evaluation:
+        found = Run._evaluate(run, windows=windows, **options)  # type: ignore[arg-type]
+        late = run.step > 1 and run._kept_at is None
+        return dataclasses.replace(found, nats_per_token=found.nats_per_token + 9.0 * late)
+
+    class Worsening(Run):
+        _evaluate = worsening
+
+    monkeypatch.setattr(training, "Run", Worsening)
+    result = train(tmp_path, steps=4, validate_every_s=1e-9, stop_early=False)
+    assert (result.step, result.model_step, result.saved) == (4, 1, True)
+    model, _, card = load_model(tmp_path / "model", kernels="chunked")
+    whole = evaluate(model, corpus(tmp_path).held_out.tokens, window=16, precision="fp32")
+    assert result.validation == pytest.approx(whole.nats_per_token, abs=1e-5)
+    assert (card["step"], card["tokens"]) == (1, 64)
+    assert card["figures"]["validation"] == result.validation
+    assert snapshot.load(tmp_path / "model")[1]["step"] == 4
+
+
+def test_a_run_without_one_good_step_says_so_and_its_files_are_json(tmp_path: Path) -> None:
+    result = pretrain(RECIPE, corpus(tmp_path), tmp_path / "model", kernels=Faulty(1, 99))
+    assert "3 steps in a row" in result.verdict
+    _, _, card = load_model(tmp_path / "model", kernels="chunked")
+    assert card["figures"]["train_loss"] is None
+
+
+def test_where_nothing_is_a_number_no_model_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Chunked, "relu2", lambda self, x: x * float("nan"))
+    result = train(tmp_path)
+    assert "3 steps in a row" in result.verdict
+    assert result.verdict.endswith("No model was saved.")
+    assert not result.saved
+    assert not is_checkpoint(tmp_path / "model")
+
+
+class Second:
+    """Stands for the second of two processes: it is told what the first one measured."""
+
+    rank, world, device = 0, 1, torch.device("cpu")
+
+    def __init__(self, *numbers: float) -> None:
+        self.numbers = list(numbers)
+
+    def first(self, value: float) -> float:
+        return self.numbers.pop(0) if self.numbers else value
+
+    def mean(self, value: float) -> float:
+        return value
+
+    def wrap(self, model: torch.nn.Module) -> torch.nn.Module:
+        return model
+
+    def wait(self) -> None:
+        return
+
+
+def test_processes_judge_a_validation_by_what_the_first_one_found(tmp_path: Path) -> None:
+    text = corpus(tmp_path)
+    run = Run(RECIPE, text, tmp_path / "model", team=Second(1.25, 0.1, 7.0))
+    assert "one direction" in run._validate()
+    assert (run.validation, run.entropy, run._validation_s) == (1.25, 0.1, 7.0)
 
 
 TEAM = """

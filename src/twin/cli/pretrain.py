@@ -145,10 +145,10 @@ def _train(
     if not quiet:
         show.say(_about(corpus))
     try:
-        with _watched(quiet=quiet) as watch, _ends_between_steps() as asked:
+        with _watched(quiet=quiet) as (watch, validating), _ends_between_steps() as asked:
             return pretrain(
                 recipe, corpus, root / name, resume=resume, force=force, tell=watch,
-                asked_to_stop=asked,
+                tell_validation=validating, asked_to_stop=asked,
             )  # fmt: skip
     except KeyboardInterrupt:
         raise click.Abort(_what_is_kept(root / name)) from None
@@ -177,10 +177,13 @@ def _about(corpus: "Corpus") -> str:
 
 
 @contextmanager
-def _watched(*, quiet: bool) -> "Iterator[Callable[[Status], None]]":
-    """A live line on stderr; nothing where nobody watches."""
+def _watched(
+    *, quiet: bool
+) -> "Iterator[tuple[Callable[[Status], None], Callable[[int, int], None]]]":
+    """A live line on stderr, for the training and for the last validation; nothing where nobody
+    watches."""
     if quiet or not sys.stderr.isatty():
-        yield lambda status: None
+        yield lambda status: None, lambda done, total: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
@@ -193,7 +196,14 @@ def _watched(*, quiet: bool) -> "Iterator[Callable[[Status], None]]":
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("Training", total=1.0, figures="")
-        yield lambda status: bar.update(line, completed=status.progress, figures=_figures(status))
+
+        def told(status: "Status") -> None:
+            bar.update(line, completed=status.progress, figures=_figures(status))
+
+        def validating(done: int, total: int) -> None:
+            bar.update(line, description="Validating", completed=done / total, figures="")
+
+        yield told, validating
 
 
 def _figures(status: "Status") -> str:
@@ -247,4 +257,9 @@ def _tell(result: "Result") -> None:
     for warning in result.warnings:
         show.say(warning)
     show.say(result.verdict)
-    show.say(f"Model: {result.folder}")
+    if result.saved and result.model_step != result.step:
+        show.say(
+            f"The best model is that of step {result.model_step:,}: it is kept, and the losses "
+            "above are its own."
+        )
+    show.say(f"{'Model' if result.saved else 'Metrics'}: {result.folder}")

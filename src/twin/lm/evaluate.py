@@ -4,7 +4,7 @@ Owns how a validation figure is computed: every token but the first is predicted
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,8 +47,13 @@ def evaluate(
     carried: bool = False,
     batch: int = 32,
     precision: Precision = "auto",
+    windows: int = 0,
+    tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Cross entropy over all of `tokens` in windows of `window`; the last one may be shorter.
+
+    `windows`: only so many of them, evenly spaced over the text; 0 or more than there are: all.
+    `tell` hears how many tokens of how many are done.
 
     Without `carried` every window starts from the model's initial state; with it, the text is cut
     into a few streams, and each window goes on from the one before.
@@ -57,7 +62,7 @@ def evaluate(
         raise BadCorpus(f"{len(tokens)} tokens hold nothing to predict. Give more text.")
     was_training, device = model.training, model.embed.weight.device
     batch = max(1, min(batch, MAX_LOGITS // (window * model.config.vocab_size)))
-    groups = _streams(tokens, window) if carried else _windows(tokens, window, batch)
+    groups = _streams(tokens, window) if carried else _windows(tokens, window, batch, windows)
     nats = entropy = 0.0
     count = 0
     model.eval()
@@ -71,6 +76,7 @@ def evaluate(
                 logits_BTX, state = model(x_BT, state)
             some_nats, some_entropy = _sums(logits_BTX, y_BT)
             nats, entropy, count = nats + some_nats, entropy + some_entropy, count + y_BT.numel()
+            tell(count, min(windows * window or len(tokens) - 1, len(tokens) - 1))
     finally:
         model.train(was_training)
     return Evaluation(nats_per_token=nats / count, num_tokens=count, entropy=entropy / count)
@@ -84,14 +90,24 @@ def _sums(logits_BTX: Tensor, y_BT: Tensor) -> tuple[float, float]:
     return float(nats), float(entropy)
 
 
-def _windows(tokens: Tokens, window: int, batch: int) -> Iterator[tuple[bool, np.ndarray]]:
+def count_windows(tokens: Tokens, window: int) -> int:
+    """In how many windows `evaluate` goes over a text; the last may be shorter."""
+    return -(-(len(tokens) - 1) // window)
+
+
+def _windows(
+    tokens: Tokens, window: int, batch: int, most: int
+) -> Iterator[tuple[bool, np.ndarray]]:
     """(fresh, (B, T + 1)): consecutive windows, which share their border token."""
     last = len(tokens) - 1
     starts = np.arange(0, last - last % window, window)
+    some = 0 < most < count_windows(tokens, window)
+    if some:
+        starts = starts[np.linspace(0, len(starts) - 1, most).astype(np.int64)]
     for at in range(0, len(starts), batch):
         rows = starts[at : at + batch, None] + np.arange(window + 1)
         yield True, np.asarray(tokens[rows], dtype=np.int64)
-    if last % window:
+    if last % window and not some:
         yield True, np.asarray(tokens[last - last % window :], dtype=np.int64)[None]
 
 

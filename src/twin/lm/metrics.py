@@ -5,6 +5,7 @@ the continued step are dropped, so that no step is told twice.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,5 +92,13 @@ def _plot(
         axis.legend(frameon=False)
 
 
+def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    """None in place of what is no finite number: JSON has no word for it."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+
+
 def _line(values: Mapping[str, Any]) -> str:
-    return json.dumps(dict(values), allow_nan=True) + "\n"
+    return json.dumps(without_nan(values), allow_nan=False) + "\n"

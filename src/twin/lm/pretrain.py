@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from twin.lm import memory, metrics, place, resume, schedule, snapshot, state
 from twin.lm.batches import Batches, check_fits
-from twin.lm.checkpoint import save_model
+from twin.lm.checkpoint import is_checkpoint, load_model, save_model
 from twin.lm.config import HybridConfig
 from twin.lm.corpus import Corpus
 from twin.lm.errors import BadConfig
-from twin.lm.evaluate import Evaluation, evaluate
+from twin.lm.evaluate import Evaluation, count_windows, evaluate
 from twin.lm.kernels.registry import Kernels, choose
 from twin.lm.model import HybridLM
 from twin.lm.optim import Average, Gradients, Optimizers, Rates
@@ -42,6 +42,8 @@ REPORT_EVERY: Final = 10
 """Steps between two lines of the metrics."""
 VALIDATIONS: Final = 8
 MAX_VALIDATION_SHARE: Final = 0.05
+MIN_WINDOWS: Final = 8
+"""Of the held-out part in a validation, however slow it is."""
 DEFAULT_VALIDATION_S: Final = 60.0
 _APART: Final = 1_000_003
 """Between the seeds of two processes."""
@@ -55,6 +57,7 @@ def pretrain(
     resume: bool = False,
     force: bool = False,
     tell: Callable[[Status], None] = silent,
+    tell_validation: Callable[[int, int], None] = lambda done, total: None,
     asked_to_stop: Callable[[], bool] = lambda: False,
     kernels: str | Kernels | None = None,
     device: torch.device | None = None,
@@ -62,7 +65,8 @@ def pretrain(
     """Trains a network and leaves it in `folder`; `resume` goes on where a run there was ended,
     `force` replaces what is there.
 
-    `asked_to_stop` is asked between steps: the run is saved there and ends in KeyboardInterrupt.
+    `tell_validation` hears how far the last validation is, in tokens. `asked_to_stop` is asked
+    between steps: the run is saved there and ends in KeyboardInterrupt.
     `kernels` overrides the recipe's. Raises BadConfig, BadCorpus, BadCheckpoint, NotEnoughMemory,
     KernelUnavailable, each before the first step.
     """
@@ -71,7 +75,7 @@ def pretrain(
     if not resume and not force:
         place.check_free(folder)
     run = Run(recipe, corpus, folder, kernels=kernels, device=device)
-    run.asked_to_stop = asked_to_stop
+    run.asked_to_stop, run.tell_validation = asked_to_stop, tell_validation
     with place.claimed(folder) if run.leads else nullcontext():
         if resume:
             run.restore()
@@ -147,7 +151,14 @@ class Run:
         self.train_loss = math.nan
         self.validation: float | None = None
         self.entropy: float | None = None
+        self.validation_windows = 0
+        """Of the held-out part that are looked at during training; 0: all."""
+        self.looked_s = 0.0
+        """Spent in validations, on the clock."""
         self._validation_s = 0.0
+        self._kept_at: tuple[int, int] | None = None
+        """Step and tokens of the saved model where it is not the last."""
+        self.tell_validation: Callable[[int, int], None] = lambda done, total: None
         self.asked_to_stop: Callable[[], bool] = lambda: False
         self.log: metrics.Log | None = None
 
@@ -160,9 +171,12 @@ class Run:
         self.model.train()
         self.called = self.team.wrap(self.model)
         self._try_out()
+        if not self.step:
+            self._choose_windows()
         verdict = ""
         self.clock.start()
-        reported = validated = saved = self.clock.seconds
+        validated = saved = self.clock.seconds
+        reported = validated - self.looked_s
         reported_tokens = self.tokens
         kept = self.step > 0
         while not verdict and (progress := self.progress()) < 1.0:
@@ -170,9 +184,10 @@ class Run:
             verdict = self._one_step(progress)
             now = self.team.first(self.clock.seconds)
             if self.step % REPORT_EVERY == 0 and self.means.losses:
-                speed = (self.tokens - reported_tokens) / max(now - reported, 1e-9)
+                trained = now - self.looked_s
+                speed = (self.tokens - reported_tokens) / max(trained - reported, 1e-9)
                 tell(self._report(progress, speed))
-                reported, reported_tokens = now, self.tokens
+                reported, reported_tokens = trained, self.tokens
             if now - validated >= self._validate_every():
                 verdict = verdict or self._validate()
                 validated = self.team.first(self.clock.seconds)
@@ -186,7 +201,8 @@ class Run:
         seconds = self.team.first(self.clock.seconds)
         self.save(seconds)
         if self.means.losses:
-            speed = (self.tokens - reported_tokens) / max(seconds - reported, 1e-9)
+            trained = seconds - self.looked_s
+            speed = (self.tokens - reported_tokens) / max(trained - reported, 1e-9)
             tell(self._report(min(self.progress(), 1.0), speed))
         return self._end(verdict, seconds)
 
@@ -297,50 +313,82 @@ class Run:
             self.log.write(line)
 
     def _validate_every(self) -> float:
-        wanted = self.recipe.validate_every_s
-        if wanted:
+        if self.recipe.validate_every_s:
+            wanted = self.recipe.validate_every_s
             return wanted if wanted > 0 else math.inf
+        # A short budget is for learning: at most a twentieth of it goes into looking.
+        return max(self._interval(), self._validation_s / MAX_VALIDATION_SHARE)
+
+    def _interval(self) -> float:
+        """Seconds between two validations, as asked for or by default."""
         kind, amount = self.recipe.budget
         default = amount / VALIDATIONS if kind == "seconds" else DEFAULT_VALIDATION_S
-        # A short budget is for learning: at most a twentieth of it goes into looking.
-        return max(default, self._validation_s / MAX_VALIDATION_SHARE)
+        return max(self.recipe.validate_every_s, default)
+
+    def _choose_windows(self) -> None:
+        """So many windows of the held-out part that a validation takes its share of the time: found
+        out before the first one, which on a long text would else eat the whole budget."""
+        tokens, window = self.corpus.held_out.tokens, self.recipe.window
+        total = count_windows(tokens, window)
+        if total <= MIN_WINDOWS or self.recipe.validate_every_s < 0:
+            return
+        self._evaluate(windows=1)
+        began = time.perf_counter()
+        self._evaluate(windows=MIN_WINDOWS)
+        each_s = (time.perf_counter() - began) / MIN_WINDOWS
+        fitting = int(MAX_VALIDATION_SHARE * self._interval() / max(each_s, 1e-9))
+        fitting = int(self.team.first(float(min(max(fitting, MIN_WINDOWS), total))))
+        self.validation_windows = fitting if fitting < total else 0
 
     def _validate(self) -> str:
-        """The loss on the held-out part; the better model so far is left in the folder."""
+        """The loss on the held-out part, or on windows all over it; the better model so far is left
+        in the folder. All processes go by what the first one found."""
         began = time.perf_counter()
         if self.average is not None:
             self.average.swap()
         try:
-            found = self._evaluate()
-            better = found.nats_per_token < self.rules.best_validation
-            if better:
-                self._save_model({"validation": found.nats_per_token, "finished": False})
+            found = self._evaluate(windows=self.validation_windows)
+            value = self.team.first(found.nats_per_token)
+            if value < self.rules.best_validation:
+                averaged = self.average is not None
+                self._save_model({"validation": value, "averaged": averaged, "finished": False})
         finally:
             if self.average is not None:
                 self.average.swap()
-        self.validation = found.nats_per_token
-        self.entropy = self._state_entropy()
+        self.validation = value
+        entropy = self._state_entropy()
+        entropy = self.team.first(math.nan if entropy is None else entropy)
+        self.entropy = None if math.isnan(entropy) else entropy
         self._write(
             {
                 "step": self.step,
                 "tokens": self.tokens,
                 "seconds": self.clock.seconds,
-                "val": found.nats_per_token,
+                "val": value,
                 "entropy": found.entropy,
                 "state_entropy": self.entropy,
             }
         )
-        self._validation_s = time.perf_counter() - began
-        stop = self.rules.validation(found.nats_per_token, self.train_loss, self.entropy)
+        self._validation_s = self.team.first(time.perf_counter() - began)
+        self.looked_s += self._validation_s
+        stop = self.rules.validation(value, self.train_loss, self.entropy)
         return stop or "" if self.recipe.stop_early else ""
 
-    def _evaluate(self, *, carried: bool = False) -> Evaluation:
+    def _evaluate(
+        self,
+        *,
+        carried: bool = False,
+        windows: int = 0,
+        tell: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Evaluation:
         return evaluate(
             self.model,
             self.corpus.held_out.tokens,
             window=self.recipe.window,
             carried=carried,
             precision=self.recipe.precision,
+            windows=windows,
+            tell=tell,
         )
 
     def _state_entropy(self) -> float | None:
@@ -352,22 +400,21 @@ class Run:
     # ---- the end
 
     def _end(self, verdict: str, seconds: float) -> Result:
-        """The last validation, of the weights and of their average; the better ones are saved."""
-        plain, averaged = self._evaluate(), False
-        if self.average is not None:
-            self.average.swap()
-            mean = self._evaluate()
-            averaged = mean.nats_per_token <= plain.nats_per_token
-            if averaged:
-                plain = mean
-            else:
-                self.average.swap()
-        carried = self._evaluate(carried=True)
+        """The last validation, of the best model there is: the last weights, their average, or what
+        an earlier validation has left in the folder."""
+        found, averaged = self._look_at_last()
+        saved = found.nats_per_token <= self.rules.best_validation
+        if not saved and self.leads and is_checkpoint(self.folder):
+            saved, averaged = True, self._take_kept()
+        if self.validation_windows or self._kept_at:
+            found = self._evaluate(tell=self.tell_validation)
+        carried = self._evaluate(carried=True, tell=self.tell_validation)
+        lost = "" if saved else " No model was saved."
         held = self.corpus.held_out
         result = Result(
             folder=self.folder,
             finished=not verdict,
-            verdict=verdict or "The budget is spent.",
+            verdict=(verdict or "The budget is spent.") + lost,
             warnings=tuple(self.rules.warnings),
             parameters=self.model.num_parameters(),
             kernels=self.model.kernels.name,
@@ -376,15 +423,17 @@ class Run:
             tokens=self.tokens,
             epochs=self.batches.epochs,
             seconds=seconds,
-            tokens_per_s=self.tokens / seconds if seconds else 0.0,
+            tokens_per_s=self.tokens / max(seconds - self.looked_s, 1e-9) if seconds else 0.0,
+            saved=saved,
+            model_step=self._kept_at[0] if self._kept_at else self.step,
             train_loss=self.train_loss,
-            validation=plain.nats_per_token,
+            validation=found.nats_per_token,
             validation_carried=carried.nats_per_token,
-            bits_per_byte=plain.bits_per_byte(len(held.tokens), held.num_bytes),
+            bits_per_byte=found.bits_per_byte(len(held.tokens), held.num_bytes),
             bits_per_byte_carried=carried.bits_per_byte(len(held.tokens), held.num_bytes),
             averaged=averaged,
         )
-        if plain.nats_per_token <= self.rules.best_validation:
+        if saved:
             figures = asdict(result) | {"folder": self.folder.name}
             self._save_model(figures)
         if self.leads:
@@ -393,9 +442,31 @@ class Run:
             )
         return result
 
+    def _look_at_last(self) -> tuple[Evaluation, bool]:
+        """What the last weights or their average lose, whichever is less, and whether it is the
+        average; that one is left in the model."""
+        some = self.validation_windows
+        found = self._evaluate(windows=some, tell=self.tell_validation)
+        if self.average is None:
+            return found, False
+        self.average.swap()
+        mean = self._evaluate(windows=some, tell=self.tell_validation)
+        if mean.nats_per_token <= found.nats_per_token or math.isnan(found.nats_per_token):
+            return mean, True
+        self.average.swap()
+        return found, False
+
+    def _take_kept(self) -> bool:
+        """The saved model's weights instead of the last; whether they are an average."""
+        kept, _, card = load_model(self.folder, kernels=self.model.kernels)
+        self.model.load_state_dict(kept.state_dict())
+        self._kept_at = card["step"], card["tokens"]
+        return bool(card["figures"].get("averaged"))
+
     def _save_model(self, figures: dict[str, Any]) -> None:
         if not self.leads:
             return
+        step, tokens = self._kept_at or (self.step, self.tokens)
         card = {
             "recipe": self.recipe.to_dict(),
             "corpus": {
@@ -406,9 +477,9 @@ class Run:
                 "num_held_out_bytes": self.corpus.held_out.num_bytes,
                 "left_out": self.corpus.left_out,
             },
-            "step": self.step,
-            "tokens": self.tokens,
-            "figures": figures,
+            "step": step,
+            "tokens": tokens,
+            "figures": metrics.without_nan(figures),
             "versions": {"torch": torch.__version__},
             "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads()},
             "unix_seconds": time.time(),

@@ -40,6 +40,8 @@ def save(run: "Run", seconds: float | None = None) -> None:
         "seconds": run.clock.seconds if seconds is None else seconds,
         "train_loss": run.train_loss,
         "validation": run.validation,
+        "validation_windows": run.validation_windows,
+        "looked_s": run.looked_s,
         "position": run.batches.position(),
         "rules": run.rules.to_dict(),
         "means": [run.means.losses, [asdict(norms) for norms in run.means.norms]],
@@ -69,6 +71,8 @@ def restore(run: "Run") -> None:
     run.means = Means(losses, [GradientNorms(**values) for values in norms])
     run.step, run.tokens = rest["step"], rest["tokens"]
     run.train_loss, run.validation = rest["train_loss"], rest["validation"]
+    run.validation_windows = rest.get("validation_windows", 0)  # of the same text as before
+    run.looked_s = rest.get("looked_s", 0.0)
     run.clock.before = rest["seconds"]
     if run.leads:
         torch.set_rng_state(tensors["rng"])

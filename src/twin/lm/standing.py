@@ -48,6 +48,11 @@ class Result:
     seconds: float
     """On the run's clock."""
     tokens_per_s: float
+    """Of training alone, without the validations in between."""
+    saved: bool
+    """Whether a model is in the folder: not where no loss was ever a number."""
+    model_step: int
+    """The step that the saved model, and every figure below but `train_loss`, is of."""
     train_loss: float
     """Mean over the last steps."""
     validation: float
