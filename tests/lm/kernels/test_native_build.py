@@ -32,7 +32,11 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def kept(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "cache" / "native").iterdir())
+    """The libraries; beside each lies its hash, and nothing else."""
+    there = sorted((tmp_path / "cache" / "native").iterdir())
+    libraries = [path for path in there if path.suffix == ".so"]
+    assert len(there) == 2 * len(libraries)
+    return libraries
 
 
 def fake_compiler(folder: Path, body: str) -> str:
@@ -76,6 +80,46 @@ def test_a_file_cut_short_is_built_again(source: Path, tmp_path: Path) -> None:
     made.unlink()  # the loaded one stays as it is
     made.write_bytes(b"\x7fELF cut short")
     assert build.load(source).answer() == 42
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "no hash", "writable"])
+def test_a_library_that_is_not_as_it_was_built_is_never_loaded(
+    source: Path, tmp_path: Path, damage: str
+) -> None:
+    build.load(source)
+    (made,) = kept(tmp_path)
+    good = made.read_bytes()
+    hashed = made.with_name(made.name + ".sha256")
+    made.unlink()  # the loaded one stays as it is
+    made.write_bytes({"cut": good[: len(good) // 2], "changed": good[:-1] + b"?"}.get(damage, good))
+    made.chmod(0o777 if damage == "writable" else 0o700)
+    if damage == "no hash":
+        hashed.unlink()
+    before = made.stat().st_ino, made.stat().st_mtime_ns
+    assert build.load(source).answer() == 42
+    assert made.read_bytes() == good
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    assert (made.stat().st_ino, made.stat().st_mtime_ns) != before
+    assert hashed.exists()
+
+
+def test_a_cache_that_others_can_write_is_not_used(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "cache" / "native"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    build._own_folder.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert build.load(source).answer() == 42
+    assert "others can write there" in caplog.text
+    assert kept(tmp_path) == []
+    assert stat.S_IMODE(build._own_folder().stat().st_mode) == 0o700
+    monkeypatch.setattr("os.geteuid", lambda: 123_456)
+    folder.chmod(0o700)
+    assert build._writable(folder) == build._own_folder()
+    build._own_folder.cache_clear()
 
 
 def test_two_processes_may_build_at_once(source: Path, tmp_path: Path) -> None:

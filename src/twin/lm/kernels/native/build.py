@@ -2,13 +2,16 @@
 
 Owns the choice of compiler, instruction set and cache; knows nothing of what is inside. A library
 is kept under the hash of its source, the compiler's version and the flags, and comes into place by
-a rename, so that two processes may build at once and none sees half a file.
+a rename, so that two processes may build at once and none sees half a file. Beside it lies its
+SHA-256: a library that a crash cut short would end the process without a word, so what does not
+agree is built again. What others can write is never loaded.
 
     TWIN_CACHE_DIR  where libraries are kept (else XDG_CACHE_HOME, else ~/.cache/cognitive-twin)
     TWIN_LM_ISA     avx512, avx2 or plain, in place of the best that this machine has
     CXX             the compiler, in place of the first of g++, clang++, c++
 """
 
+import atexit
 import ctypes
 import hashlib
 import logging
@@ -17,6 +20,7 @@ import platform
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -121,7 +125,7 @@ def load(source: Path, openmp: Path | None = None, *, extra: Sequence[str] = ())
     name = f"{source.stem}-{level()}-{digest}.so"
     path = _writable(cache_folder()) / name
     for fresh in (False, True):
-        if fresh or not path.exists():
+        if fresh or not _is_whole(path):
             _build(source, path, command, flags, openmp)
         try:
             return ctypes.CDLL(str(path))
@@ -153,13 +157,47 @@ def _version(command: tuple[str, ...]) -> bytes:
 
 @cache
 def _own_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="cognitive-twin-"))
+    folder = Path(tempfile.mkdtemp(prefix="cognitive-twin-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _is_own(path: Path) -> bool:
+    """Whether it is this user's, and no other can write there. Raises OSError."""
+    found = path.stat()
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _seal_of(library: Path) -> Path:
+    return library.with_name(f"{library.name}.sha256")
+
+
+def _seal(library: Path) -> str:
+    """What the file beside a library says of it: its size and hash."""
+    data = library.read_bytes()
+    return f"{len(data)} {hashlib.sha256(data).hexdigest()}\n"
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether it is there as it was built, and nobody else's."""
+    try:
+        return _is_own(library) and _seal_of(library).read_text("ascii") == _seal(library)
+    except (OSError, ValueError):
+        return False
+
+
+def _write_out(path: Path) -> None:
+    """Onto the disk: a rename may outlive a crash that the bytes before it do not."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _writable(folder: Path) -> Path:
     """The folder, or one of this process alone where nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not _is_own(folder):
+            raise PermissionError(f"{folder} is another user's, or others can write there")
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
@@ -195,7 +233,12 @@ def _build(
             else:
                 problem = _run([*command, *flags, "-shared", *way, "-lm", "-o", str(made)])
             if not problem:
-                made.replace(path)
+                made.chmod(0o700)
+                seal = Path(work) / "seal"
+                seal.write_text(_seal(made), "ascii")
+                for each, place in ((made, path), (seal, _seal_of(path))):
+                    _write_out(each)
+                    each.replace(place)
                 return
     raise KernelUnavailable(f"The native kernels cannot be built: {problem}. {CURE}")
 
