@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from twin.lm.config import HybridConfig
 from twin.lm.decode import Engine
@@ -183,6 +185,63 @@ def test_a_fault_of_one_listener_or_one_keeper_leaves_the_others_answers(
     assert not characters.has_failed
 
 
+def pieces_of(said: str, stop: tuple[str, ...]) -> list[Piece]:
+    """What comes out for a text that is said byte by byte."""
+    pieces: list[Piece] = []
+    text = ByteTokenizer().stream()
+    forced = Continuation(np.array([1]), Sampling(stop=stop), text, pieces.append, None, None)
+    for byte in said.encode():
+        token = Token(token=byte, text="", data=bytes([byte]), logprob=None)
+        if forced.say(token):
+            forced.finish("stop")
+            return pieces
+    forced.finish("length")
+    return pieces
+
+
+def test_only_what_may_begin_a_stop_text_waits() -> None:
+    pieces = pieces_of("a" * 9, ("ab",))
+    assert [piece.text for piece in pieces] == ["a"] * 9
+    assert [len(piece.tokens) for piece in pieces] == [1] * 9
+    pieces = pieces_of("xaabab-acd", ("abc", "acd"))
+    assert [piece.text for piece in pieces if piece.text] == ["x", "a", "ab", "ab-"]
+    assert sum(len(piece.tokens) for piece in pieces) == 7
+    pieces = pieces_of("€aa€€b", ("aa€x", "€b"))
+    assert "".join(piece.text for piece in pieces) == "€aa€"
+    assert b"".join(token.data for piece in pieces for token in piece.tokens) == "€aa€".encode()
+
+
+def test_tokens_say_where_in_the_decoded_text_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = generator_of(ByteTokenizer())
+    force(monkeypatch, "a€b".encode())
+    answer = made.start("x", Sampling(max_tokens=5)).answer()
+    assert [token.offset for token in answer.tokens] == [0, 1, 1, 1, 2]
+    made.close()
+
+
+@given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_a_text_ends_before_the_first_stop_that_is_complete(said: str, stop: list[str]) -> None:
+    ends = [(said.index(each) + len(each), said.index(each)) for each in stop if each in said]
+    first = min(ends)[0] if ends else 0
+    expected = min(at for end, at in ends if end == first) if ends else len(said)
+    pieces = pieces_of(said, tuple(stop))
+    assert "".join(piece.text for piece in pieces) == said[:expected]
+    assert sum(len(piece.tokens) for piece in pieces) == expected
+
+
+def test_the_history_of_a_long_answer_is_that_of_a_short_one() -> None:
+    prompt = np.array([1, 2])
+    text = ByteTokenizer().stream()
+    long = Continuation(prompt, Sampling(), text, None, None, None)
+    memory = set()
+    for token in range(500):
+        long.take(token)
+        memory.add(id(long.history.base))
+    assert long.history.tolist() == [1, 2, *range(500)]
+    assert prompt.tolist() == [1, 2]
+    assert len(memory) < 8
+
+
 @pytest.mark.parametrize("text", ["grün €uro 🙂 über", "日本語"])
 def test_a_character_of_several_bytes_comes_in_one_piece(text: str) -> None:
     tokenizer, data = ByteTokenizer(), text.encode()
@@ -217,7 +276,7 @@ def test_unknown_symbols_are_all_named(characters: Generator) -> None:
         characters.start("ab €🙂€")
 
 
-@pytest.mark.parametrize("prompt", [[7], [-1]])
+@pytest.mark.parametrize("prompt", [[7], [-1], [10**30]])
 def test_tokens_outside_the_vocabulary_are_refused(
     characters: Generator, prompt: list[int]
 ) -> None:

@@ -80,9 +80,19 @@ def test_a_model_that_says_no_number_is_refused() -> None:
         choose(np.array([1, math.nan], np.float32), Sampling(), 1, 0, NONE)
 
 
+def test_where_no_token_is_left_that_is_said() -> None:
+    sampling = Sampling(repetition_penalty=0.01)
+    object.__setattr__(sampling, "logit_bias", {0: -math.inf, 1: -math.inf})
+    with pytest.raises(BadTokens, match="No token is left"):
+        choose(np.array([1, 2], np.float32), sampling, 1, 0, NONE)
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": -1}, {"temperature": math.nan}, {"top_p": 1.5}, {"top_k": -1}, {"stop": ("",)},
+    [{"top_k": 10**400}, {"max_tokens": 10**5000}, {"temperature": 10**400},
+     {"logit_bias": {1: 1001.0}}, {"logit_bias": {1: 10**400}}, {"logit_bias": {1: math.nan}},
+     {"temperature": math.inf}, {"temperature": -1}, {"temperature": math.nan}, {"top_p": 1.5},
+     {"top_k": -1}, {"stop": ("",)},
      {"stop": ("x",) * 17}, {"max_tokens": -1}, {"logit_bias": {1: math.inf}},
      {"repetition_penalty": 0}, {"top_logprobs": 1000}, {"stop": ("x" * 2000,)}],
 )  # fmt: skip

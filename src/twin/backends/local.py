@@ -349,7 +349,6 @@ class _Said:
         self._is_chat = dialect == "chat"
         self._wanted = wanted
         self._under_way = under_way
-        self._offset = 0
         identity = hashlib.blake2b(repr((id(self), time.time_ns())).encode(), digest_size=12)
         self._top = {
             "id": f"{'chatcmpl' if self._is_chat else 'cmpl'}-{identity.hexdigest()}",
@@ -426,16 +425,23 @@ class _Said:
                 for token in tokens
             ]  # fmt: skip
             return {"content": content, "refusal": None}
-        offsets = []
-        for token in tokens:
-            offsets.append(self._offset)
-            self._offset += len(token.text)
         return {
-            "tokens": [token.text for token in tokens],
+            "tokens": [_name_of(token.data) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{text: value for text, _, value in token.top} for token in tokens],
-            "text_offset": offsets,
+            "top_logprobs": [
+                {_name_of(data): value for _, data, value in token.top} for token in tokens
+            ],
+            "text_offset": [token.offset for token in tokens],
         }
+
+
+def _name_of(data: bytes) -> str:
+    """A token's text; for a part of a character its bytes, as `bytes:\\xe2`: many tokens would
+    share one replacement character, and these are keys."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def _read(ask: Ask) -> Wanted:

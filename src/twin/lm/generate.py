@@ -21,7 +21,7 @@ import numpy.typing as npt
 from twin.lm.cache import BLOCK, PrefixCache
 from twin.lm.decode import Engine, EngineState
 from twin.lm.errors import BadTokens, LmError
-from twin.lm.sampling import Sampling, choose
+from twin.lm.sampling import Drawn, Sampling, choose
 from twin.lm.state import State
 from twin.lm.tokenizer import Stream as TextStream
 from twin.lm.tokenizer import Tokenizer
@@ -53,6 +53,8 @@ class Token:
     logprob: float | None
     top: tuple[tuple[str, bytes, float], ...] = ()
     """Text, bytes and log-probability of the likeliest."""
+    offset: int = 0
+    """Characters of the answer before it, as they were decoded: bytes of one character share it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +106,17 @@ class Continuation:
         self.ended: float | None = None
         self.deadline = deadline
         self.keep = keep
-        self.history = prompt
+        self._history, self._num_history = prompt, len(prompt)
         self.state: EngineState | None = None
         self.num_read = 0
         self._decoder = decoder
         self._pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
         self._emit = emit or self._pieces.put
+        self._num_sent = 0
+        """Characters."""
         self._held = ""
-        self._held_tokens: list[Token] = []
+        self._held_tokens: list[tuple[int, Token]] = []
+        """With where in the answer each begins."""
         self._is_cut = False
         self._is_cancelled = threading.Event()
 
@@ -147,6 +152,21 @@ class Continuation:
     # ---- the decoding thread's side
 
     @property
+    def history(self) -> Tokens:
+        """All tokens of the prompt and the answer so far."""
+        return self._history[: self._num_history]
+
+    def take(self, token: int) -> None:
+        """One more token of the answer. Memory is taken by doubling: a copy of all for each would
+        make long answers quadratic."""
+        if self._num_history == len(self._history):
+            room = np.empty(max(len(self._history), 64), np.int64)
+            self._history = np.concatenate([self._history, room])
+        self._history[self._num_history] = token
+        self._num_history += 1
+        self.num_tokens += 1
+
+    @property
     def must_end(self) -> Finish | None:
         if self._is_cancelled.is_set():
             return "cancelled"
@@ -154,32 +174,36 @@ class Continuation:
             return "deadline"
         return None
 
+    @property
+    def num_chars(self) -> int:
+        """Of the text so far, shown or not."""
+        return self._num_sent + len(self._held)
+
     def say(self, token: Token) -> bool:
         """Takes one more token; whether a stop text has come."""
+        self._held_tokens.append((self.num_chars, token))
         self._held += self._decoder.push(token.token)
-        self._held_tokens.append(token)
         found = [at for stop in self.sampling.stop if (at := self._held.find(stop)) >= 0]
         if found:
             self._cut(min(found))
             return True
-        # A token without text yet (a byte inside a character) goes out with the text it completes.
-        if self._held and not _beginning_of_stop(self._held, self.sampling.stop):
-            self._send(self._held)
+        # Only what may be the beginning of a stop text waits. A token without text yet (a byte
+        # inside a character) goes out with the text it completes.
+        if end := len(self._held) - _beginning_of_stop(self._held, self.sampling.stop):
+            self._send(end)
         return False
 
     def finish(self, finish: Finish) -> None:
         self.ended = time.monotonic()
-        self._send(self._held + ("" if self._is_cut else self._decoder.finish()), finish)
+        if not self._is_cut:
+            self._held += self._decoder.finish()
+        self._send(len(self._held), finish)
 
     def _cut(self, at: int) -> None:
         """Forgets the text from `at` on, and the tokens that begin behind it."""
         self._held, self._is_cut = self._held[:at], True
-        place, kept = 0, []
-        for token in self._held_tokens:
-            if place < at:
-                kept.append(token)
-            place += len(token.text)
-        self._held_tokens = kept
+        end = self._num_sent + at
+        self._held_tokens = [held for held in self._held_tokens if held[0] < end]
 
     def fail(self, error: LmError) -> None:
         self.ended = time.monotonic()
@@ -192,9 +216,13 @@ class Continuation:
             log.exception("A piece of an answer could not be handed over.")
             self.cancel()
 
-    def _send(self, text: str, finish: Finish | None = None) -> None:
-        tokens, self._held_tokens, self._held = tuple(self._held_tokens), [], ""
-        self._tell(Piece(text=text, tokens=tokens, finish=finish))
+    def _send(self, end: int, finish: Finish | None = None) -> None:
+        """The held text up to `end` and the tokens that begin before; all of them at the finish."""
+        text, self._held = self._held[:end], self._held[end:]
+        self._num_sent += end
+        tokens = [held for held in self._held_tokens if finish or held[0] < self._num_sent]
+        self._held_tokens = self._held_tokens[len(tokens) :]
+        self._tell(Piece(text=text, tokens=tuple(token for _, token in tokens), finish=finish))
 
 
 class Generator:
@@ -263,10 +291,14 @@ class Generator:
         if isinstance(prompt, str):
             numbers = np.asarray(encode(self.tokenizer, prompt), np.int64)
         else:
-            numbers = np.asarray(prompt, np.int64)
             size = self.engine.config.vocab_size
+            outside = BadTokens(f"The prompt holds tokens outside 0 to {size - 1}.")
+            try:
+                numbers = np.asarray(prompt, np.int64)
+            except OverflowError as error:  # a client may send a number of any length
+                raise outside from error
             if len(numbers) and not (numbers.min() >= 0 and numbers.max() < size):
-                raise BadTokens(f"The prompt holds tokens outside 0 to {size - 1}.")
+                raise outside
         return numbers if len(numbers) else np.array([first_token(self.tokenizer)], np.int64)
 
     def close(self) -> None:
@@ -394,9 +426,8 @@ class Generator:
             # The end of a turn or text: said by how it ended, not by what it reads. It joins no
             # history, so that all of that has been read.
             return self._leave(stream, at, "stop", num_unread=0)
-        stream.num_tokens += 1
-        stream.history = np.append(stream.history, drawn.token)
-        if stream.say(self._token(drawn.token, drawn.logprob, drawn.top)):
+        stream.take(drawn.token)
+        if stream.say(self._token(stream.num_chars, drawn)):
             return self._leave(stream, at, "stop", num_unread=1)
         if stream.num_tokens >= settings.max_tokens:
             return self._leave(stream, at, "length", num_unread=1)
@@ -422,17 +453,18 @@ class Generator:
         stream.finish(finish)
         return True
 
-    def _token(self, token: int, logprob: float | None, top: Sequence[tuple[int, float]]) -> Token:
-        data = self._bytes_of(token)
+    def _token(self, offset: int, drawn: Drawn) -> Token:
+        data = self._bytes_of(drawn.token)
         return Token(
-            token=token,
+            token=drawn.token,
             text=data.decode("utf-8", "replace"),
             data=data,
-            logprob=logprob,
+            logprob=drawn.logprob,
             top=tuple(
                 (said.decode("utf-8", "replace"), said, value)
-                for said, value in ((self._bytes_of(other), value) for other, value in top)
+                for said, value in ((self._bytes_of(other), value) for other, value in drawn.top)
             ),
+            offset=offset,
         )
 
     def _bytes_of(self, token: int) -> bytes:
@@ -471,8 +503,10 @@ def _beginning_of_stop(text: str, stops: Sequence[str]) -> int:
     """How many of the last characters could become a stop text."""
     longest = 0
     for stop in stops:
-        for size in range(min(len(stop) - 1, len(text)), longest, -1):
-            if text.endswith(stop[:size]):
-                longest = size
+        at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+        while 0 <= at < len(text) - longest:
+            if stop.startswith(text[at:]):
+                longest = len(text) - at
                 break
+            at = text.find(stop[0], at + 1)
     return longest

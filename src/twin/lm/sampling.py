@@ -20,6 +20,8 @@ GREEDY = 1e-4
 MAX_STOPS = 16
 MAX_STOP_CHARS = 1000
 MAX_TOP_LOGPROBS = 100
+MAX_BIAS = 1000
+"""More than any two logits differ by; what is much larger leaves no number to draw from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +58,17 @@ class Sampling:
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and low <= value <= high):
-                raise BadConfig(f"{name} = {value} is out of range. Give {low} to {high:,}.")
+            # No float of it is made: a client may send a number that has none.
+            if value is not None and not low <= value <= high:
+                raise BadConfig(f"{name} is out of range. Give {low} to {high:,}.")
         if len(self.stop) > MAX_STOPS or any(
             not text or len(text) > MAX_STOP_CHARS for text in self.stop
         ):
             raise BadConfig(
                 f"stop: give up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARS} characters."
             )
-        if any(not math.isfinite(bias) for bias in self.logit_bias.values()):
-            raise BadConfig("logit_bias holds a value that is no number. Give -100 to 100.")
+        if any(not -MAX_BIAS <= bias <= MAX_BIAS for bias in self.logit_bias.values()):
+            raise BadConfig(f"logit_bias is out of range. Give {-MAX_BIAS} to {MAX_BIAS:,}.")
 
     @property
     def uses_history(self) -> bool:
@@ -105,6 +108,8 @@ def choose(
     for token, bias in sampling.logit_bias.items():
         if 0 <= token < len(adjusted):
             adjusted[token] += bias
+    if not np.isfinite(adjusted.max()):
+        raise BadTokens("No token is left to choose. Ask for milder penalties or biases.")
     if sampling.temperature < GREEDY:
         token = int(adjusted.argmax())
     else:
