@@ -109,3 +109,14 @@ def test_a_text_shorter_than_a_batch_is_refused_with_a_shape_that_fits(
     words = str(refused.value).replace("`", " ").split()
     cure = [int(words[words.index(o) + 1].rstrip(".")) for o in ("--batch", "--window")]
     assert Batches(TOKENS).next(*cure)[0].shape == (cure[0], cure[1] + 1)
+
+
+def test_another_window_begins_no_epoch() -> None:
+    batches = Batches(LONG)
+    for window in (16, 32, 64):
+        for _ in range(5):
+            batches.next(4, window)
+    assert batches.epochs == pytest.approx(5 * 4 * (16 + 32 + 64) / len(LONG))
+    again = Batches(LONG)
+    again.restore(batches.position())
+    assert again.epochs == batches.epochs

@@ -51,6 +51,8 @@ class Batches:
         self._world = world
         self._shape = (0, 0)
         self._epoch = -1
+        self._gone = 0.0
+        """Times the text was gone through before this epoch."""
         self._done = 0
         """Tokens that each stream has seen in this epoch."""
         self._stretch = 0
@@ -60,7 +62,7 @@ class Batches:
     @property
     def epochs(self) -> float:
         """How often the text was gone through."""
-        return max(self._epoch, 0) + min(self._done * self._shape[0] / len(self._tokens), 1.0)
+        return self._gone + min(self._done * self._shape[0] / len(self._tokens), 1.0)
 
     def position(self) -> dict[str, Any]:
         """Where it stands, JSON-ready; `restore` goes on from there."""
@@ -69,6 +71,7 @@ class Batches:
             "span": self._span,
             "seed": self._seed,
             "epoch": self._epoch,
+            "gone": self._gone,
             "done": self._done,
             "shape": list(self._shape),
         }
@@ -83,6 +86,7 @@ class Batches:
                     "Continue it with the same text and recipe, or start anew."
                 )
         self._epoch, self._done = int(position["epoch"]), int(position["done"])
+        self._gone = float(position.get("gone", max(self._epoch, 0)))
         batch, window = position["shape"]
         self._shape = (int(batch), int(window))
         if batch:
@@ -93,6 +97,8 @@ class Batches:
         where the text is too short for the shape."""
         if (batch, window) != self._shape or self._over():
             check_fits(len(self._tokens), batch, window)
+            if self._epoch >= 0:  # a new shape lays the text out anew in the middle of an epoch
+                self._gone = self._gone + 1.0 if self._over() else self.epochs
             self._shape = (batch, window)
             self._epoch += 1
             self._done = 0

@@ -249,7 +249,7 @@ class Run:
 
     def _forward(self, tokens_BT1: np.ndarray, fresh_B: np.ndarray) -> Tensor:
         tokens = torch.from_numpy(tokens_BT1).to(self.device, non_blocking=True)
-        before = _begin(self.model, self.state, fresh_B)
+        before = state.begin(self.model.init_state, self.state, torch.from_numpy(fresh_B))
         with autocast(self.device, self.recipe.precision):
             logits_BTX, after = self.called(tokens[:, :-1], before)
         self.state = state.detach(after)
@@ -502,20 +502,6 @@ def saved_recipe(folder: Path) -> Recipe:
     """The recipe of the run that can be continued there. Raises BadCheckpoint."""
     _, rest = snapshot.load(folder)
     return Recipe.from_dict(rest["recipe"])
-
-
-def _begin(model: HybridLM, carried: State | None, fresh_B: np.ndarray) -> State | None:
-    """The state a batch starts from: carried on, but new in the rows that are fresh."""
-    if carried is None or fresh_B.all() or carried[0].shape[0] != len(fresh_B):
-        return None
-    if not fresh_B.any():
-        return carried
-    fresh = torch.from_numpy(fresh_B).to(carried[0].device)
-    new = model.init_state(len(fresh_B))
-    return tuple(
-        torch.where(fresh.view(-1, *[1] * (old.dim() - 1)), start.to(old.dtype), old)
-        for start, old in zip(new, carried, strict=True)
-    )
 
 
 def _rates(recipe: Recipe) -> Rates:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from twin.lm import state as states
-from twin.lm.batches import Batches
+from twin.lm.batches import Batches, Order
 from twin.lm.corpus import Tokens
 from twin.lm.gates_trained import TrainingPoint
 from twin.lm.model import HybridLM
@@ -40,7 +40,10 @@ def train_briefly(
     short for one batch.
     """
     optimizers = Optimizers(model, rates or Rates(), newton_dtype=torch.float32)
-    gradients, batches = Gradients(model), Batches(tokens, seed=seed)
+    gradients = Gradients(model)
+    # As in a real run: the cache of attention cannot be emptied for some rows of a batch.
+    order: Order = "windows" if model.config.attention_every else "handoff"
+    batches = Batches(tokens, seed=seed, order=order)
     device = next(model.parameters()).device
     state: states.State | None = None
     points: list[TrainingPoint] = []
@@ -50,9 +53,8 @@ def train_briefly(
         for step in range(1, steps + 1):
             tokens_BT1, fresh_B = batches.next(batch, window)
             seen_BT1 = torch.from_numpy(tokens_BT1).to(device)
-            if state is None or fresh_B.any():  # at a new epoch, all rows at once
-                state = model.init_state(batch)
-            logits_BTX, state = model(seen_BT1[:, :-1], state)
+            before = states.begin(model.init_state, state, torch.from_numpy(fresh_B))
+            logits_BTX, state = model(seen_BT1[:, :-1], before)
             loss = F.cross_entropy(logits_BTX.flatten(0, 1), seen_BT1[:, 1:].flatten())
             loss.backward()  # type: ignore[no-untyped-call]
             norms = gradients.measure_and_clip(clip)

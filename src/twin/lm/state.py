@@ -4,7 +4,7 @@ Owns its layout and what is done with whole states: clone, detach, join streams 
 some out, save and load. Knows nothing of how a state is advanced.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +96,20 @@ def detach(state: State) -> State:
     """The same numbers without the history of how they were computed: what is handed from one
     training batch to the next."""
     return tuple(tensor.detach() for tensor in state)
+
+
+def begin(start: Callable[[int], State], carried: State | None, fresh_B: Tensor) -> State | None:
+    """The state a training batch starts from: carried on, but new in the rows that are fresh. None,
+    which is new in all, where nothing fits. `start` gives the state of so many new rows."""
+    if carried is None or bool(fresh_B.all()) or carried[0].shape[0] != len(fresh_B):
+        return None
+    if not fresh_B.any():
+        return carried
+    fresh = fresh_B.to(carried[0].device)
+    return tuple(
+        torch.where(fresh.view(-1, *[1] * (old.dim() - 1)), new.to(old.dtype), old)
+        for new, old in zip(start(len(fresh_B)), carried, strict=True)
+    )
 
 
 def join(states: Sequence[State]) -> State:
