@@ -1,13 +1,15 @@
 """A corpus is divided, numbered once and found again; what cannot be learnt from is refused."""
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from twin.lm.corpus import Corpus, Wanted, prepare
-from twin.lm.documents import JsonLines, TextFiles
+from twin.lm.documents import Document, JsonLines, Split, TextFiles
 from twin.lm.errors import BadConfig, BadCorpus
 from twin.lm.tokenizer import ByteTokenizer, CharTokenizer
 
@@ -48,7 +50,7 @@ def test_an_end_token_stands_between_documents_and_nowhere_else(tmp_path: Path) 
     assert corpus.train.num_documents == 3
 
 
-def test_whole_documents_are_held_out_by_their_name(tmp_path: Path) -> None:
+def test_whole_documents_are_held_out_by_their_content(tmp_path: Path) -> None:
     texts = [f"document {number} " * 3 for number in range(40)]
     corpus = of(tmp_path, *texts, split="path", held_out=0.3)
     held = corpus.tokenizer.decode(corpus.held_out.tokens, control=True).split("<|end|>")
@@ -57,6 +59,53 @@ def test_whole_documents_are_held_out_by_their_name(tmp_path: Path) -> None:
     assert corpus.train.num_documents + corpus.held_out.num_documents == 40
     with pytest.raises(BadCorpus, match="cannot be held out"):
         of(tmp_path, "alone " * 10, split="path")
+
+
+def test_copies_of_a_document_are_on_one_side(tmp_path: Path) -> None:
+    texts = [f"document {number} " * 3 for number in range(20)] * 2
+    corpus = of(tmp_path, *texts, split="path", held_out=0.3)
+    held, learnt = (
+        corpus.tokenizer.decode(part.tokens, control=True).split("<|end|>")
+        for part in (corpus.held_out, corpus.train)
+    )
+    assert not set(held) & set(learnt)
+    assert len(held) + len(learnt) == 40
+
+
+def test_what_was_learnt_is_not_held_out_at_the_end(tmp_path: Path) -> None:
+    texts = [f"document {number} " * 3 for number in range(10)]
+    corpus = of(tmp_path, *texts, texts[0], "another end " * 4, held_out=0.2)
+    assert corpus.left_out == {"held out and also to learn from": 1}
+    held = corpus.tokenizer.decode(corpus.held_out.tokens, control=True)
+    assert "document 0" not in held
+    assert held.endswith("another end ")
+    with pytest.raises(BadCorpus, match="documents that differ"):
+        of(tmp_path, "twice " * 9, "twice " * 9)
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [(["one ", "twO "], "changed"), (["one "], "shrank"), (["one ", "two ", "x"], "grew")],
+)
+def test_text_that_changes_between_its_two_readings_is_refused(
+    second: list[str], said: str, tmp_path: Path
+) -> None:
+    class Changing:
+        split: Split = "order"
+        readings = 0
+
+        def __init__(self) -> None:
+            self.left_out: Counter[str] = Counter()
+
+        def documents(self) -> Iterator[Document]:
+            self.readings += 1
+            for name, text in enumerate(["one ", "two "] if self.readings == 1 else second):
+                data = text.encode() * (9 + name)
+                yield Document(name=str(name), pieces=lambda data=data: iter([data]))
+
+    with pytest.raises(BadCorpus, match=said):
+        prepare(Changing(), BYTES, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_later_records_are_held_out(tmp_path: Path) -> None:

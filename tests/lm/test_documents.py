@@ -32,6 +32,31 @@ def test_a_folder_gives_its_text_files_in_the_order_of_their_paths(tmp_path: Pat
     assert source.left_out == {"is binary": 1, "is empty": 1}
 
 
+def test_hidden_files_and_links_that_leave_a_folder_are_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret.txt").write_text("secret")
+    folder = tmp_path / "folder"
+    (folder / "closed").mkdir(parents=True)
+    (folder / "a.txt").write_text("a")
+    (folder / ".env").write_text("secret")
+    (folder / "out.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "in.txt").symlink_to("a.txt")
+    scandir = os.scandir
+
+    def refused(path: str) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    source = TextFiles(paths=[folder])
+    assert list(texts(source)) == ["a.txt", "in.txt"]
+    assert source.left_out == {
+        "is hidden": 1, "leads out of the folder": 1, "cannot be read (Permission denied)": 1
+    }  # fmt: skip
+
+
 def test_patterns_and_files_can_be_mixed_and_count_once(tmp_path: Path) -> None:
     for name in ("one.txt", "two.txt"):
         (tmp_path / name).write_text(name)

@@ -28,6 +28,8 @@ HELD_OUT: Final = 0.1
 MAX_BPE_BYTES: Final = 200 << 20
 """Byte pairs are learnt from this much text at most; more changes the merges little."""
 
+_LEFT_OUT: Final = -1
+
 Tell = Callable[[str, int, int], None]
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -77,7 +79,8 @@ def prepare(
     """The corpus of a source, from the cache if it is there.
 
     `held_out`: the share of the bytes that is kept for validation: with the split `order` the end
-    of the text, with `path` whole documents by the hash of their name. Raises BadCorpus for text
+    of the text, with `path` whole documents by the hash of their content. A
+    document is never on both sides. Raises BadCorpus for text
     that is empty or of one symbol only.
     """
     if not 0.0 < held_out < 1.0:
@@ -88,7 +91,10 @@ def prepare(
     if not (folder / "meta.json").is_file():
         tokenizer = wanted if isinstance(wanted, Tokenizer) else _make(wanted, source, division)
         _write(folder, source, division, tokenizer, tell)
-    return _open(folder, key, dict(source.left_out))
+    left_out = dict(source.left_out)
+    if division.repeated:
+        left_out["held out and also to learn from"] = division.repeated
+    return _open(folder, key, left_out)
 
 
 def reopen(cache: Path, key: str) -> Corpus:
@@ -104,13 +110,15 @@ class _Division:
     """Which bytes of which document are held out, in the order of the source."""
 
     cuts: list[tuple[bytes, int, int]]
-    """(digest, bytes, bytes to learn from; the rest is held out)."""
+    """(digest, bytes, bytes to learn from; the rest is held out). _LEFT_OUT bytes: on no side."""
     symbols: frozenset[str]
+    repeated: int = 0
+    """Documents that are on no side: they would be held out, and are also to learn from."""
 
 
 def _divide(source: Source, share: float, split: Split, tell: Tell) -> _Division:
     """Reads everything once: digests, sizes and symbols."""
-    sizes: list[tuple[bytes, int, str]] = []
+    sizes: list[tuple[bytes, int]] = []
     symbols: set[str] = set()
     for document in source.documents():
         digest, size = hashlib.sha256(), 0
@@ -119,9 +127,9 @@ def _divide(source: Source, share: float, split: Split, tell: Tell) -> _Division
             size += len(piece)
             symbols.update(piece.decode("utf-8", "replace"))
         if size:
-            sizes.append((digest.digest(), size, document.name))
+            sizes.append((digest.digest(), size))
             tell("Reading", len(sizes), 0)
-    total = sum(size for _, size, _ in sizes)
+    total = sum(size for _, size in sizes)
     if not total:
         raise BadCorpus("There is no text to learn from: every file is empty. Give one with text.")
     if len(symbols) < 2:
@@ -130,7 +138,7 @@ def _divide(source: Source, share: float, split: Split, tell: Tell) -> _Division
             "from it. Give another."
         )
     if split == "path":
-        cuts = [(d, size, 0 if _drawn(name, share) else size) for d, size, name in sizes]
+        cuts = [(d, size, 0 if _drawn(d, share) else size) for d, size in sizes]
         if all(kept == 0 for *_, kept in cuts) or all(kept == size for _, size, kept in cuts):
             raise BadCorpus(
                 f"Whole documents cannot be held out of {len(cuts)}. Use the split `order`, or "
@@ -138,23 +146,36 @@ def _divide(source: Source, share: float, split: Split, tell: Tell) -> _Division
             )
         return _Division(cuts=cuts, symbols=frozenset(symbols))
     boundary, before, cuts = int(total * (1.0 - share)), 0, []
-    for digested, size, _ in sizes:
-        cuts.append((digested, size, min(max(boundary - before, 0), size)))
+    learnt: set[bytes] = set()
+    repeated = 0
+    for digested, size in sizes:
+        kept = min(max(boundary - before, 0), size)
         before += size
-    return _Division(cuts=cuts, symbols=frozenset(symbols))
+        if kept < size and digested in learnt:  # to hold out what was read tells nothing
+            kept = _LEFT_OUT
+            repeated += 1
+        elif kept:
+            learnt.add(digested)
+        cuts.append((digested, size, kept))
+    if repeated and all(kept in (size, _LEFT_OUT) for _, size, kept in cuts):
+        raise BadCorpus(
+            "Every document that would be held out is also among those to learn from. Give "
+            "documents that differ."
+        )
+    return _Division(cuts=cuts, symbols=frozenset(symbols), repeated=repeated)
 
 
-def _drawn(name: str, share: float) -> bool:
-    """Whether a document is held out: by its name alone, so that it stays where others come."""
-    hashed = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(hashed[:8], "big") < share * 2**64
+def _drawn(digest: bytes, share: float) -> bool:
+    """Whether a document is held out: by its content alone, so that it stays where others come, and
+    copies of it are on the same side."""
+    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def _key(division: _Division, wanted: Wanted | Tokenizer) -> str:
     about = wanted.to_dict() if isinstance(wanted, Tokenizer) else _wanted_dict(wanted)
     key = hashlib.sha256(json.dumps([FORMAT, about], sort_keys=True).encode())
     for digest, size, kept in division.cuts:
-        key.update(digest + size.to_bytes(8, "big") + kept.to_bytes(8, "big"))
+        key.update(digest + size.to_bytes(8, "big") + kept.to_bytes(8, "big", signed=True))
     return key.hexdigest()[:32]
 
 
@@ -202,7 +223,22 @@ def _pieces(source: Source, division: _Division) -> Iterator[tuple[bool, bool, b
         cut = next(cuts, None)
         if cut is None:
             raise BadCorpus("The text grew while it was read. Run the command again.")
-        yield from _cut(first, pieces, cut[2])
+        if cut[2] != _LEFT_OUT:
+            whole = _unchanged(_chain(first, pieces), cut)
+            yield from _cut(next(whole), whole, cut[2])
+    if next(cuts, None) is not None:
+        raise BadCorpus("The text shrank while it was read. Run the command again.")
+
+
+def _unchanged(pieces: Iterator[bytes], cut: tuple[bytes, int, int]) -> Iterator[bytes]:
+    """The pieces as they are. Raises BadCorpus at the end where it is not what was read before: the
+    numbers would be kept under another text's name."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+    if digest.digest() != cut[0]:
+        raise BadCorpus("The text changed while it was read. Run the command again.")
 
 
 def _cut(first: bytes, pieces: Iterator[bytes], kept: int) -> Iterator[tuple[bool, bool, bytes]]:
@@ -265,7 +301,7 @@ def _write_parts(
 ) -> dict[str, dict[str, int]]:
     names = ("train", "held_out")
     counts = {name: {"num_tokens": 0, "num_bytes": 0, "num_documents": 0} for name in names}
-    total, done = sum(size for _, size, _ in division.cuts), 0
+    total, done = sum(size for _, size, kept in division.cuts if kept != _LEFT_OUT), 0
     with (beside / "train.bin").open("wb") as train, (beside / "held_out.bin").open("wb") as held:
         files: tuple[IO[bytes], IO[bytes]] = (train, held)
         for is_held, starts, piece in _pieces(source, division):

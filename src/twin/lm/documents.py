@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, Protocol
 from twin.lm.errors import BadCorpus
 
 Split = Literal["order", "path"]
-"""What is held out: the end of the text, or whole documents chosen by the hash of their name."""
+"""What is held out: the end of the text, or whole documents chosen by the hash of their content."""
 PIECE: Final = 4 << 20
 """Bytes that are read at a time."""
 MAX_GIT_BYTES: Final = 1 << 20
@@ -93,11 +93,24 @@ class TextFiles:
                 yield from ((f, False) for f in (self._below(one) if one.is_dir() else [one]))
 
     def _below(self, folder: Path) -> Iterator[Path]:
-        for root, folders, files in os.walk(folder):  # does not follow links: no loops
+        inside = folder.resolve()
+
+        def unlisted(error: OSError) -> None:
+            self.left_out[f"cannot be read ({error.strerror})"] += 1
+
+        for root, folders, files in os.walk(folder, onerror=unlisted):  # follows no links: no loops
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
-                if not self.suffixes or name.endswith(tuple(self.suffixes)):
-                    yield Path(root, name)
+                if self.suffixes and not name.endswith(tuple(self.suffixes)):
+                    continue
+                path = Path(root, name)
+                # Secrets lie in hidden files, and a link may lead to any file of this machine.
+                if name.startswith("."):
+                    self.left_out["is hidden"] += 1
+                elif path.is_symlink() and not path.resolve().is_relative_to(inside):
+                    self.left_out["leads out of the folder"] += 1
+                else:
+                    yield path
 
 
 @dataclass(slots=True, kw_only=True)
