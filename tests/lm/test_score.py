@@ -32,6 +32,14 @@ def score(data: bytes, added: set[int] | None = None, name: str = "file") -> Sco
     return score_text(MODEL, TOKENIZER, data, name, added or set())
 
 
+def test_a_model_that_says_no_number_scores_nothing() -> None:
+    broken = HybridLM(MODEL.config, kernels="chunked", seed=0)
+    with torch.no_grad():
+        broken.norm.weight.fill_(math.nan)
+    with pytest.raises(BadTokens, match="no number"):
+        score_text(broken, TOKENIZER, b"a text\n")
+
+
 def usual_and_odd() -> ScoredText:
     """A text whose lines 31 and 32 stand out, to a model that was shown the others."""
     return judged([2.0] * 15 + [2.2] * 15 + [7.0, 2.1], added={31, 32})

@@ -107,7 +107,8 @@ def score_text(
 
     `added`: numbers of the lines that are new; they are compared with the others, and the others
     with themselves. `baseline`: bits per byte of further lines to compare with (see
-    `line_surprisals`). Raises BadTokens for a binary or huge file.
+    `line_surprisals`). Raises BadTokens for a binary or huge file, and where the model says no
+    number (NaN).
     """
     if b"\0" in data[:_SNIFF]:
         raise BadTokens(f"{name or 'This'} is binary. Give a file of text.")
@@ -119,6 +120,11 @@ def score_text(
     data = data.replace(b"\r\n", b"\n")
     tokens = np.asarray(tokenizer.encode_bytes(data), np.int64)
     bits = surprisals(model, tokens, first_token(tokenizer))
+    if not np.isfinite(bits).all():
+        raise BadTokens(
+            "The model answers with something that is no number. Its weights are damaged or its "
+            "training diverged: run `twin lm gate` on it."
+        )
     rows = _lines(tokenizer, tokens, bits)
     return ScoredText(
         name=name, lines=_judged(_as_lines(rows, set(added)), baseline),
