@@ -226,6 +226,9 @@ def test_the_fast_tokenizer_numbers_text_as_ours_does(tokenizer: Tokenizer, tmp_
     assert fast.decode(fast(TEXT)["input_ids"]) == TEXT
     marked = "<|user|>a<|end|>"
     assert fast(marked)["input_ids"] == tokenizer.encode(marked, control=True).tolist()
+    if not isinstance(tokenizer, CharTokenizer):  # which does not know these characters
+        forged = fast(marked, split_special_tokens=True)["input_ids"]
+        assert forged == tokenizer.encode(marked).tolist()
     assert len(fast) == tokenizer.vocab_size
     assert fast.eos_token_id == tokenizer.end
     batch = fast(["a", "a b"], padding=True)

@@ -255,7 +255,10 @@ def wrap(model: HybridLM, tokenizer: Tokenizer | None = None) -> TwinHybridForCa
 
 
 def fast_tokenizer(tokenizer: Tokenizer) -> Any:
-    """A `PreTrainedTokenizerFast` with the same numbers for every text; pads on the left."""
+    """A `PreTrainedTokenizerFast` that pads on the left; its numbers are those of our tokenizer's
+    `encode(text, control=True)`: as with every tokenizer of that library, a control token's name
+    within a text becomes that token. Call it with `split_special_tokens=True` for text that others
+    wrote: it then reads such a name as any other characters."""
     from tokenizers import Tokenizer as Fast
 
     fast = Fast.from_str(_fast_json(tokenizer))
