@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported anywhere: threads that wait for each other cost small tests more than
+# they give, above all beside other work. What is about threads asks for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 WORDS = [
     "acorn", "badger", "cobalt", "dagger", "ember", "falcon", "garnet", "hazel", "indigo", "jasper",
     "kestrel", "lantern", "marble", "nectar", "otter", "pepper", "quartz", "raven", "saffron",

@@ -139,6 +139,7 @@ def test_a_worse_candidate_is_refused_with_exit_code_1(capsys: Shown, new_reposi
     assert json.loads(capsys.readouterr().out)["decision"] == "worse"
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_finished_and_the_same_command_goes_on(new_history: New) -> None:
     root = new_history(100)
     program = start(root)

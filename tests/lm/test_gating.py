@@ -182,6 +182,7 @@ def test_too_little_text_is_refused(held_out: bytes) -> None:
         judge(subject(), replace(TEXT, held_out=held_out), QUICK)
 
 
+@pytest.mark.slow
 def test_pure_networks_and_anchors_are_judged_too() -> None:
     for options in ({"pathways": "mamba"}, {"fusion": "HY", "attention_every": 2}):
         model = HybridLM(replace(CONFIG, **options), kernels="chunked", seed=0)
@@ -189,6 +190,7 @@ def test_pure_networks_and_anchors_are_judged_too() -> None:
         assert report.grade in ("warn", "fail")
 
 
+@pytest.mark.slow
 def test_recall_is_reported_where_it_is_asked_for() -> None:
     options = Options(kernels="chunked", stage="build", recall=True, needle_lengths=(128, 256),
                       needle_seeds=2, recall_steps=2, draw=True)  # fmt: skip

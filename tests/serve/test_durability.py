@@ -83,6 +83,7 @@ def upstream() -> Iterator[Upstream]:
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sync", ["process", "disk"])
 def test_kill_9_under_load_loses_no_answer_that_came_whole(
     sync: str, serving: Serving, upstream: Upstream

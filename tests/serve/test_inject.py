@@ -213,6 +213,7 @@ def test_a_retriever_that_dies_over_a_request_is_begun_again(
     with_fake(tmp_path, world)
 
 
+@pytest.mark.slow
 def test_a_retriever_that_was_killed_in_the_middle_is_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

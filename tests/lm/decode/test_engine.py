@@ -208,6 +208,7 @@ def test_a_state_of_another_network_is_refused() -> None:
         Engine(model_of()).state_of(model_of(n_layers=1).init_state(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"attention_every": 2}], ids=["native", "torch"])
 def test_streams_join_and_leave_without_touching_the_others(options: dict[str, Any]) -> None:
     model = model_of(**options)
