@@ -45,6 +45,34 @@ def test_the_interpreted_kernels_are_the_loops(op: str) -> None:
     assert all(row["error"] < 1e-14 for row in rows if row["precision"] == "float64")
 
 
+GRIDS = """
+import torch
+from twin.lm.kernels import triton as ours
+
+grids = []
+class Recorder:
+    def __getitem__(self, grid):
+        grids.append(grid)
+        return lambda *given, **more: None
+
+ours._wkv6_forward_kernel = ours._ssd_forward_kernel = Recorder()
+B, T, H, size = 5, 2, 3, 16
+four = torch.zeros(B, T, H, size)
+ours._wkv6(four, four, four, four, torch.zeros(H, size), torch.zeros(B, H, size, size))
+shared = torch.zeros(B, T, size)
+ours._ssd(four, torch.zeros(B, T, H), shared, shared, torch.zeros(B, H, size, size))
+assert [grid[0] for grid in grids] == [B * H] * 2, grids
+"""
+
+
+@needs_triton
+def test_batch_and_heads_lie_on_the_axis_without_a_limit() -> None:
+    # The other axes of a grid end at 65,535.
+    subprocess.run(
+        [sys.executable, "-c", GRIDS], env=os.environ | {"TRITON_INTERPRET": "1"}, check=True
+    )
+
+
 COMPILE = """
 import sys
 from triton.backends.compiler import GPUTarget

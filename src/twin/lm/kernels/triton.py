@@ -91,8 +91,8 @@ def _wkv6_forward_kernel(
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     EVERY: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    columns = tl.program_id(0) * BV + tl.arange(0, BV)
-    head = tl.program_id(1).to(tl.int64)
+    columns = tl.program_id(1) * BV + tl.arange(0, BV)
+    head = tl.program_id(0).to(tl.int64)  # this axis has no limit that a batch reaches
     b, h = head // H, head % H
     keys = tl.arange(0, BK)
     has_k, has_v = keys < K, columns < V
@@ -124,9 +124,9 @@ def _wkv6_backward_kernel(
     EVERY: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     # d_r, d_k, d_w and d_u hold one part for each block of columns; the caller adds them up.
-    block, blocks = tl.program_id(0), tl.num_programs(0)
+    block, blocks = tl.program_id(1), tl.num_programs(1)
     columns = block * BV + tl.arange(0, BV)
-    head = tl.program_id(1).to(tl.int64)
+    head = tl.program_id(0).to(tl.int64)  # this axis has no limit that a batch reaches
     b, h = head // H, head % H
     keys = tl.arange(0, BK)
     has_k, has_v = keys < K, columns < V
@@ -191,7 +191,7 @@ def _wkv6(
     last = torch.empty(B, H, K, V, dtype=acc, device=v.device)
     kept = torch.empty(B, H, triton.cdiv(T, EVERY), K, V, dtype=acc, device=v.device)
     columns = min(COLUMNS, triton.next_power_of_2(V))
-    _wkv6_forward_kernel[(triton.cdiv(V, columns), B * H)](
+    _wkv6_forward_kernel[(B * H, triton.cdiv(V, columns))](
         r, k, v, w, u.contiguous(), state.contiguous(), out, last, kept,
         r.stride(1), k.stride(1), v.stride(1), w.stride(1), T, H,
         K=K, V=V, BK=triton.next_power_of_2(K), BV=columns,
@@ -232,7 +232,7 @@ def _wkv6_backward(
     d_u = kept.new_empty(B, H, blocks, K)
     d_first = kept.new_empty(B, H, K, V)
     scratch = kept.new_empty(B * H, blocks, EVERY, wide, columns)
-    _wkv6_backward_kernel[(blocks, B * H)](
+    _wkv6_backward_kernel[(B * H, blocks)](
         r, k, v, w, u.contiguous(), kept, d_out.contiguous(), d_last.contiguous(),
         parts[0], parts[1], d_v, parts[2], d_u, d_first, scratch,
         r.stride(1), k.stride(1), v.stride(1), w.stride(1), T, H,
@@ -282,8 +282,8 @@ def _ssd_forward_kernel(
     P: tl.constexpr, N: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
     EVERY: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    channels = tl.program_id(0) * BP + tl.arange(0, BP)
-    head = tl.program_id(1).to(tl.int64)
+    channels = tl.program_id(1) * BP + tl.arange(0, BP)
+    head = tl.program_id(0).to(tl.int64)  # this axis has no limit that a batch reaches
     batch, h = head // H, head % H
     slots = tl.arange(0, BN)
     has_p, has_n = channels < P, slots < N
@@ -314,9 +314,9 @@ def _ssd_backward_kernel(
     EVERY: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     # d_a, d_b and d_c hold one part for each block of channels (and d_b, d_c for each head).
-    block, blocks = tl.program_id(0), tl.num_programs(0)
+    block, blocks = tl.program_id(1), tl.num_programs(1)
     channels = block * BP + tl.arange(0, BP)
-    head = tl.program_id(1).to(tl.int64)
+    head = tl.program_id(0).to(tl.int64)  # this axis has no limit that a batch reaches
     batch, h = head // H, head % H
     slots = tl.arange(0, BN)
     has_p, has_n = channels < P, slots < N
@@ -377,7 +377,7 @@ def _ssd(
     last = torch.empty(B, H, P, N, dtype=acc, device=x.device)
     kept = torch.empty(B, H, triton.cdiv(T, EVERY), P, N, dtype=acc, device=x.device)
     channels = min(COLUMNS, triton.next_power_of_2(P))
-    _ssd_forward_kernel[(triton.cdiv(P, channels), B * H)](
+    _ssd_forward_kernel[(B * H, triton.cdiv(P, channels))](
         x, a, b, c, state.contiguous(), out, last, kept,
         x.stride(1), a.stride(1), b.stride(1), c.stride(1), T, H,
         P=P, N=N, BP=channels, BN=triton.next_power_of_2(N),
@@ -409,7 +409,7 @@ def _ssd_backward(
     d_b, d_c = (kept.new_empty(B, T, H, blocks, N) for _ in range(2))
     d_first = kept.new_empty(B, H, P, N)
     scratch = kept.new_empty(B * H, blocks, EVERY, channels, wide)
-    _ssd_backward_kernel[(blocks, B * H)](
+    _ssd_backward_kernel[(B * H, blocks)](
         x, a, b, c, kept, d_out.contiguous(), d_last.contiguous(),
         d_x, d_a, d_b, d_c, d_first, scratch,
         x.stride(1), a.stride(1), b.stride(1), c.stride(1), T, H,
