@@ -41,6 +41,13 @@ def test_the_recipes_that_ship_are_whole(path: Path) -> None:
         ("stages = [[0.5, 64], [0.2, 128]]", "rising shares"),
         ("stages = [[0.5, 100]]", "does not divide"),
         ("stages = [1]", "no pairs"),
+        ("stages = [[0.5, inf]]", "no pairs"),
+        ("model = 3", "wrong type"),
+        ("seed = 99999999999999999999999", "too large"),
+        ("threads = 99999999999", "too large"),
+        ("batch = 99999999999", "too large"),
+        ("validate_every_s = nan", "is no time"),
+        ("validate_every_s = -inf", "is no time"),
         ("batch = ", "no readable TOML"),
     ],
 )
@@ -70,6 +77,8 @@ def test_settings_of_the_command_line_reach_the_shape() -> None:
     settings = dict(map(parse_setting, ["lr=1e-3", "model.fusion=HGF", "model.dropout=0.1"]))
     recipe = changed(Recipe(), settings)
     assert (recipe.lr, recipe.model) == (1e-3, {"fusion": "HGF", "dropout": 0.1})
+    with pytest.raises(BadConfig, match="no table"):
+        changed(Recipe(), {"model": 3, "model.dropout": 0.1})
     with pytest.raises(BadConfig, match="no setting"):
         parse_setting("lr")
 

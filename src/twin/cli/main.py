@@ -141,6 +141,9 @@ def _os_failure(error: OSError, as_json: bool) -> int:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         message = f"The disk is full{where}. Free some space and run the command again."
         return _fail(StoreFull.__name__, message, StoreFull.exit_code, as_json)
+    if error.errno == errno.ENAMETOOLONG:
+        message = f"No path can be as long as {os.fsdecode(error.filename or '')[:40]}... is."
+        return _fail("UsageError", f"{message} Give a shorter one.", 2, as_json)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         message = f"No permission to read or write{where}. Change the permission or the path."
         return _fail(MissingRequirement.__name__, message, MissingRequirement.exit_code, as_json)

@@ -31,14 +31,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @click.option("--text", multiple=True, metavar="PATH", help="A file, folder or pattern of text.")
 @click.option("--jsonl", multiple=True, metavar="FILE", help="JSON lines with one text each.")
-@click.option("--field", default="text", show_default=True, help="The text's field in them.")
+@click.option("--field", default=None, help="The text's field in them.  [default: text]")
 @click.option("--git", metavar="PATH", help="The source files of a repository's last commit.")
 @click.option("--suffix", multiple=True, metavar=".EXT", help="Only files with such names.")
 @click.option("--out", "name", default=None, metavar="NAME", help="The model's name.")
 @click.option("--preset", default=None, help="Its size: 3.5M, 5M, 8M, 30M or 125M.  [default: 5M]")
 @click.option("--tokenizer", default=None, help="char, byte or bpe; default: the preset's.")
 @click.option("--time-budget", callback=seconds, metavar="TIME", help="As 90s or 10m, the default.")
-@click.option("--steps", type=int, default=None, help="Updates instead of a time.")
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=None, help="Updates instead of a time."
+)
 @click.option("--batch", type=int, default=None, help="Streams side by side.  [default: 16]")
 @click.option("--window", type=int, default=None, help="Tokens of each a step.  [default: 256]")
 @click.option("--seed", type=int, default=None, help="Of weights, order and dropout.")
@@ -93,12 +95,16 @@ def _source(given: dict[str, Any]) -> "tuple[Source, str]":
     kinds = [kind for kind in ("text", "jsonl", "git") if given[kind]]
     if len(kinds) != 1:
         raise UsageError("Give the text by one of `--text`, `--jsonl` and `--git`.")
+    if given["field"] and not given["jsonl"]:
+        raise UsageError("`--field` names a field of JSON lines. Give it with `--jsonl` only.")
+    if given["suffix"] and given["jsonl"]:
+        raise UsageError("`--suffix` chooses files. Give it with `--text` or `--git` only.")
     first = given["git"] or [*given["text"], *given["jsonl"]][0]
     called = re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(first).resolve().stem).strip("-.") or "model"
     if given["git"]:
         return GitTree(path=given["git"], suffixes=given["suffix"] or SOURCE_SUFFIXES), called
     if given["jsonl"]:
-        return JsonLines(paths=given["jsonl"], field_name=given["field"]), called
+        return JsonLines(paths=given["jsonl"], field_name=given["field"] or "text"), called
     return TextFiles(paths=given["text"], suffixes=given["suffix"]), called
 
 
@@ -118,6 +124,12 @@ def _recipe(given: dict[str, Any], folder: Path | None) -> "Recipe":
     for option in ("preset", "tokenizer", "batch", "window", "seed", "threads", "kernels"):
         if given[option] is not None:
             settings[option] = given[option]
+    budgets = [f"`--set {name}`" for name in ("time_budget_s", "steps", "tokens")
+               if settings.get(name)]  # fmt: skip
+    budgets += [f"`--{name.replace('_', '-')}`" for name in ("time_budget", "steps")
+                if given[name] is not None]  # fmt: skip
+    if len(budgets) > 1:
+        raise UsageError(f"A run has one budget. Give one of {', '.join(budgets)}.")
     if given["time_budget"] is not None:
         settings |= {"time_budget_s": given["time_budget"], "steps": 0, "tokens": 0}
     if given["steps"] is not None:

@@ -111,6 +111,14 @@ class Recipe:
         for name in _NOT_NEGATIVE:
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise BadConfig(f"{name} = {getattr(self, name)} is no amount. Use 0 or more.")
+        for name, most in _AT_MOST.items():
+            if getattr(self, name) > most:
+                raise BadConfig(f"{name} = {getattr(self, name)} is too large. Use {most} or less.")
+        if not abs(self.validate_every_s) < float("inf"):
+            raise BadConfig(
+                f"validate_every_s = {self.validate_every_s} is no time. Use seconds, 0 for the "
+                "default or -1 for the end only."
+            )
         if sum(bool(v) for v in (self.time_budget_s, self.steps, self.tokens)) > 1:
             raise BadConfig("A run has one budget. Give one of time_budget_s, steps and tokens.")
         self._check_stages()
@@ -190,6 +198,8 @@ def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     for name, value in settings.items():
         table, _, inner = name.partition(".")
         if inner and table == "model":
+            if not isinstance(values["model"], dict):
+                raise BadConfig(f"model = {values['model']!r} is no table. Give `model.NAME` only.")
             values["model"][inner] = value
         else:
             values[name] = value
@@ -223,7 +233,7 @@ def _typed(name: str, wanted: Any, value: Any) -> Any:
 def _stages(value: Any) -> tuple[tuple[float, int], ...]:
     try:
         return tuple((float(end), int(window)) for end, window in value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadConfig(
             f"stages = {value!r} are no pairs. Write [[0.2, 64], [0.5, 128]] for one."
         ) from None
@@ -244,3 +254,8 @@ _NOT_NEGATIVE = (
     "matrix_lr", "lr", "weight_decay", "rwkv_lr", "mamba_lr", "clip", "time_budget_s", "steps",
     "tokens", "span", "checkpoint_every_s", "threads", "seed", "vocab_size",
 )  # fmt: skip
+_AT_MOST: Final = {
+    "batch": 1 << 24, "window": 1 << 24, "steps": 1 << 53, "tokens": 1 << 53, "seed": 1 << 53,
+    "span": 1 << 24, "threads": 4096, "vocab_size": 1 << 24, "newton_steps": 100,
+}  # fmt: skip
+"""What torch can still count with, and no more than anyone could mean."""
