@@ -266,11 +266,12 @@ class Generator:
         `deadline` is of `time.monotonic`. `restored`: how many of the prompt's tokens a state that
         was kept elsewhere has read, and it. `keep` is called with all tokens and the state after
         them when the text has ended. The same seed gives the same text, as far as the same logits
-        are read: a state out of the cache or `restored`, which was read in other parts than now,
-        differs from one that is read anew in its last bits, so that a draw near the edge of two
-        tokens may fall to the other one. With `cache_bytes` 0 and nothing restored none differs.
-        Raises BadTokens for symbols or tokens that the model does not
-        know, BadState, Busy.
+        are read. A state out of the cache or `restored` differs a little from one that is read
+        anew: by roundings where it was read in other parts, by those of the engine's smaller
+        weights where it holds an answer that was drawn. A draw near the edge of two tokens may then
+        fall to the other one. With `cache_bytes` 0 and nothing restored none differs.
+
+        Raises BadTokens for symbols or tokens that the model does not know, BadState, Busy.
         """
         sampling = sampling or Sampling()
         numbers = self.tokens_of(prompt)
