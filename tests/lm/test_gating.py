@@ -150,9 +150,16 @@ def valid(*points: tuple[int, float]) -> tuple[ValidationPoint, ...]:
 def test_versions_are_compared_at_the_last_step_both_know(
     theirs: tuple[ValidationPoint, ...], grade: str
 ) -> None:
-    ours = subject(steps=1000, history=run(1000), validation=valid((500, 2.0), (1000, 1.6)))
-    other = replace(subject(), steps=1500, validation=theirs)
+    ours = subject(
+        steps=1000, history=run(1000), validation=valid((500, 2.0), (1000, 1.6)), corpus_key="one"
+    )
+    other = replace(subject(), steps=1500, validation=theirs, corpus_key="one")
     assert grade_of(judge(ours, TEXT, QUICK, against=other), "G3.6") == grade
+    for key in ("another", ""):  # losses on different texts say nothing about each other
+        report = judge(ours, TEXT, QUICK, against=replace(other, corpus_key=key))
+        (verdict,) = [one for one in report.verdicts if one.gate == "G3.6"]
+        assert verdict.grade == "not yet"
+        assert "may have learnt" in verdict.sentence
 
 
 def test_versions_of_equal_length_are_measured_on_the_same_text() -> None:

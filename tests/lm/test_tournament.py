@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from twin.lm import cells
 from twin.lm.cells import LINES, Cell, Outcome, read_outcomes
 from twin.lm.corpus import Corpus, Wanted, prepare
 from twin.lm.documents import TextFiles
@@ -141,6 +142,19 @@ def test_another_recipe_or_text_runs_anew(tmp_path: Path, corpus: Corpus) -> Non
     assert len(pool.cells) == 4
     cell = Cell(variant="GF", seed=0, mode="tokens", recipe=RECIPE)
     assert cell.key("one text") != cell.key("another")
+    assert cell.key("one text", ["this CPU"]) != cell.key("one text", ["another CPU"])
+
+
+@pytest.mark.parametrize("name", ["_version", "_processor"])
+def test_runs_of_another_version_or_machine_are_not_taken_for_ones_of_here(
+    name: str, tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, plan = tmp_path / "out", replace(PLAN, modes=("tokens",))
+    run_tournament(plan, corpus, tmp_path / "c", out, pool=Here(scripted))
+    monkeypatch.setattr(cells, name, lambda: "another")
+    pool = Here(scripted)
+    run_tournament(plan, corpus, tmp_path / "c", out, pool=pool)
+    assert len(pool.cells) == 4
 
 
 def test_an_interruption_keeps_what_was_finished(tmp_path: Path, corpus: Corpus) -> None:

@@ -4,13 +4,14 @@ Owns running cells side by side and that they can be killed at any moment: every
 one line of `cells.jsonl`, a cell in work has the trainer's own checkpoint, and asking again goes on
 from there. Each computes on one thread, and its time is its process's CPU time. Cells are
 trained by `pretrain`, exactly as the product trains; which cells there are is `tournament`'s
-business. Needs no torch itself.
+business. Importing it needs no torch.
 """
 
 import hashlib
 import json
 import multiprocessing
 import os
+import platform
 import shutil
 import threading
 import time
@@ -19,6 +20,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -48,9 +50,10 @@ class Cell:
     mode: Mode
     recipe: Recipe
 
-    def key(self, corpus_key: str) -> str:
-        """Equal for equal work, whatever the variant is called."""
-        about = [corpus_key, self.recipe.to_dict()]
+    def key(self, corpus_key: str, where: Sequence[str] = ()) -> str:
+        """Equal for equal work, whatever the variant is called; `where` it is done counts, since
+        speeds of different machines, kernels and versions are not compared."""
+        about = [corpus_key, self.recipe.to_dict(), list(where)]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -105,7 +108,12 @@ class Work:
 
     def run(self, cells: Sequence[Cell]) -> list[Outcome]:
         """One outcome per cell, in order; equal cells are run once."""
-        keys = [cell.key(self.corpus_key) for cell in cells]
+        asking = {(one.recipe.kernels, one.recipe.precision): one.recipe for one in cells}
+        where = {asked: _where(recipe) for asked, recipe in asking.items()}
+        keys = [
+            cell.key(self.corpus_key, where[cell.recipe.kernels, cell.recipe.precision])
+            for cell in cells
+        ]
         done = read_outcomes(self.folder)
         left = {key: cell for key, cell in zip(keys, cells, strict=True) if key not in done}
         self._told(cells, keys, done)
@@ -187,6 +195,37 @@ def _run_cell(cell: Cell, key: str, cache: Path, corpus_key: str, folder: Path) 
         kernels=result.kernels,
         precision=result.precision,
     )
+
+
+def _where(recipe: Recipe) -> tuple[str, ...]:
+    """This program's version, the processor, and what the recipe's `auto` comes to here."""
+    import torch
+
+    from twin.lm.kernels.registry import choose
+    from twin.lm.precision import choose_precision
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kernels = choose(recipe.kernels, device)
+    precision = choose_precision(device, recipe.precision, has_half=kernels.has_half)
+    return _version(), _processor(), device.type, kernels.name, precision
+
+
+def _version() -> str:
+    try:
+        return metadata.version("cognitive-twin")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _processor() -> str:
+    """The model's name; what Python knows of it where there is no /proc/cpuinfo."""
+    try:
+        said = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        said = ""
+    named = [line.partition(":")[2].strip() for line in said.splitlines()
+             if line.startswith("model name")]  # fmt: skip
+    return named[0] if named else f"{platform.machine()} {platform.processor()}"
 
 
 def _measured(marks: Sequence[tuple[int, float]]) -> float:

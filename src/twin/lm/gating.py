@@ -8,7 +8,7 @@ text is read, when a copy is trained on the side, what is drawn. Thresholds are 
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -177,16 +177,22 @@ def _judge_scale(
 
 
 def _compare(ours: Subject, theirs: Subject, text: Text) -> Verdict:
-    """At the last step that both runs know, else as they are where both have as many steps. Runs
-    with different tokenizers are compared as they are, in nats per byte."""
+    """At the last step that both runs know, where both know it of the same text; else as they are,
+    on this text, where both have as many steps. Runs with different tokenizers are compared as they
+    are, in nats per byte."""
+    one_text = bool(ours.corpus_key) and ours.corpus_key == theirs.corpus_key
     same = ours.tokenizer == theirs.tokenizer
-    if same and ours.steps != theirs.steps and ours.validation and theirs.validation:
+    if same and one_text and ours.steps != theirs.steps and ours.validation and theirs.validation:
         step = min(ours.validation[-1].step, theirs.validation[-1].step)
         left, right = (_at(one.validation, step) for one in (ours, theirs))
         if left is not None and right is not None:
             return gates_trained.g36(left, right, our_steps=step, their_steps=step)
     left, right = (held_out_loss(one, text.held_out)[0 if same else 1] for one in (ours, theirs))
-    return gates_trained.g36(left, right, our_steps=ours.steps, their_steps=theirs.steps)
+    verdict = gates_trained.g36(left, right, our_steps=ours.steps, their_steps=theirs.steps)
+    if one_text:
+        return verdict
+    known = " The other was trained on another text, and may have learnt what is measured on here."
+    return replace(verdict, sentence=verdict.sentence + known)
 
 
 def _at(points: Sequence[ValidationPoint], step: int) -> float | None:
