@@ -198,6 +198,17 @@ def test_a_run_that_is_asked_to_stop_is_saved_at_that_step(tmp_path: Path) -> No
     assert_equal(tmp_path / "straight", tmp_path / "model")
 
 
+def test_the_last_validation_can_be_interrupted_and_made_up_for(tmp_path: Path) -> None:
+    asked = iter([False] * 20)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(
+            RECIPE, corpus(tmp_path), tmp_path / "model", asked_to_stop=lambda: next(asked, True)
+        )
+    assert snapshot.load(tmp_path / "model")[1]["step"] == 20
+    result = train(tmp_path, resume=True)
+    assert (result.step, result.saved) == (20, True)
+
+
 def test_the_first_step_is_saved_though_a_checkpoint_is_far_away(tmp_path: Path) -> None:
     def told(status: Status) -> None:
         raise RuntimeError("killed")

@@ -407,8 +407,8 @@ class Run:
         if not saved and self.leads and is_checkpoint(self.folder):
             saved, averaged = True, self._take_kept()
         if self.validation_windows or self._kept_at:
-            found = self._evaluate(tell=self.tell_validation)
-        carried = self._evaluate(carried=True, tell=self.tell_validation)
+            found = self._evaluate(tell=self._validating)
+        carried = self._evaluate(carried=True, tell=self._validating)
         lost = "" if saved else " No model was saved."
         held = self.corpus.held_out
         result = Result(
@@ -446,15 +446,21 @@ class Run:
         """What the last weights or their average lose, whichever is less, and whether it is the
         average; that one is left in the model."""
         some = self.validation_windows
-        found = self._evaluate(windows=some, tell=self.tell_validation)
+        found = self._evaluate(windows=some, tell=self._validating)
         if self.average is None:
             return found, False
         self.average.swap()
-        mean = self._evaluate(windows=some, tell=self.tell_validation)
+        mean = self._evaluate(windows=some, tell=self._validating)
         if mean.nats_per_token <= found.nats_per_token or math.isnan(found.nats_per_token):
             return mean, True
         self.average.swap()
         return found, False
+
+    def _validating(self, done: int, total: int) -> None:
+        """Everything is saved by now: who is asked to stop need not finish looking."""
+        if self.asked_to_stop():
+            raise KeyboardInterrupt
+        self.tell_validation(done, total)
 
     def _take_kept(self) -> bool:
         """The saved model's weights instead of the last; whether they are an average."""
