@@ -37,9 +37,9 @@ def test_a_small_comparison_leaves_tables_and_a_plot_and_goes_on_where_it_was(
     shown = capsys.readouterr().out
     assert "At equal tokens: 96 tokens a run" in shown
     folder = tmp_path / ".twin" / "lm" / ".compare"
-    assert {"cells.jsonl", "standings.json", "standings.md", "standings.png"} == {
-        path.name for path in folder.iterdir()
-    }
+    assert {path.name for path in folder.iterdir()} == {
+        ".training.lock", "cells.jsonl", "standings.json", "standings.md", "standings.png",
+    }  # fmt: skip
     before = (folder / "cells.jsonl").read_bytes()
     assert compare(tmp_path, *arguments, "--json") == 0
     found = json.loads(capsys.readouterr().out)
