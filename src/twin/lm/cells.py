@@ -199,12 +199,11 @@ def _run_cell(cell: Cell, key: str, cache: Path, corpus_key: str, folder: Path) 
 
 def _where(recipe: Recipe) -> tuple[str, ...]:
     """This program's version, the processor, and what the recipe's `auto` comes to here."""
-    import torch
-
     from twin.lm.kernels.registry import choose
     from twin.lm.precision import choose_precision
+    from twin.lm.team import Alone
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = Alone().device
     kernels = choose(recipe.kernels, device)
     precision = choose_precision(device, recipe.precision, has_half=kernels.has_half)
     return _version(), _processor(), device.type, kernels.name, precision

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from twin.lm import durable
 from twin.lm.config import HybridConfig, num_parameters
 from twin.lm.errors import BadCheckpoint, BadConfig
 
@@ -173,23 +174,25 @@ def _write_new(
     from safetensors.torch import save
 
     # One entry only: safetensors writes several in any order, and equal models must equal in bytes.
-    _write(folder, WEIGHTS, save(dict(weights), metadata={"format": "pt"}))
+    durable.write(_new(folder, WEIGHTS), save(dict(weights), metadata={"format": "pt"}))
     shape = {"kind": _KIND, "format": FORMAT, "config": config.to_dict()}
-    _write(folder, CONFIG, _as_json(shape))
-    _write(folder, CARD, _as_json(dict(card)))
-    _write(folder, TOKENIZER, _as_json(tokenizer.to_dict()))
+    durable.write(_new(folder, CONFIG), _as_json(shape))
+    durable.write(_new(folder, CARD), _as_json(dict(card)))
+    durable.write(_new(folder, TOKENIZER), _as_json(tokenizer.to_dict()))
     entries = {name: _entry(_new(folder, name)) for name in FILES}
-    _write(folder, MANIFEST, _as_json({"kind": _KIND, "format": FORMAT, "files": entries}))
-    _flush(folder)
+    durable.write(
+        _new(folder, MANIFEST), _as_json({"kind": _KIND, "format": FORMAT, "files": entries})
+    )
+    durable.flush(folder)
 
 
 def _commit(folder: Path) -> None:
     """After the first line the new checkpoint counts; the rest only tidies."""
     os.replace(_new(folder, MANIFEST), folder / MANIFEST)
-    _flush(folder)
+    durable.flush(folder)
     for name in FILES:
         os.replace(_new(folder, name), folder / name)
-    _flush(folder)
+    durable.flush(folder)
 
 
 def _finish_earlier_save(folder: Path) -> None:
@@ -206,7 +209,7 @@ def _finish_earlier_save(folder: Path) -> None:
             os.replace(new, folder / name)
         else:
             new.unlink()
-    _flush(folder)
+    durable.flush(folder)
 
 
 @contextmanager
@@ -222,21 +225,6 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _new(folder: Path, name: str) -> Path:
     return folder / f".{name}.new"
-
-
-def _write(folder: Path, name: str, data: bytes) -> None:
-    with _new(folder, name).open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _entry(path: Path) -> dict[str, Any]:

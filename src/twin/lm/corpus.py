@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from twin.lm import durable
 from twin.lm import tokenizer as tokenizers
 from twin.lm.documents import Document, Source, Split
 from twin.lm.errors import BadConfig, BadCorpus
@@ -281,7 +282,7 @@ def _write(
         counts = _write_parts(beside, source, division, tokenizer, dtype, tell)
         tokenizer.save(beside / "tokenizer.json")
         meta = {"format": FORMAT, "dtype": dtype.name, "parts": counts}
-        _synced(beside / "meta.json", json.dumps(meta).encode())
+        durable.write(beside / "meta.json", json.dumps(meta).encode())
         try:
             beside.rename(folder)
         except OSError:
@@ -320,13 +321,6 @@ def _write_parts(
             file.flush()
             os.fsync(file.fileno())
     return counts
-
-
-def _synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _open(folder: Path, key: str, left_out: dict[str, int]) -> Corpus:

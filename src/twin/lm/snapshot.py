@@ -6,7 +6,6 @@ Nothing in it is code. The finished model is `checkpoint`'s business.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from twin.lm import durable
 from twin.lm.errors import BadCheckpoint
 from twin.lm.place import SNAPSHOT
 
@@ -31,14 +31,9 @@ def save(folder: Path, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     about = {"kind": _KIND, "format": str(FORMAT), "rest": json.dumps(rest, allow_nan=True)}
     save_file(_unshared(plain), beside, metadata=about)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
+    durable.flush(beside)
     beside.replace(folder / NAME)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    durable.flush(folder)
 
 
 def exists(folder: Path) -> bool:

@@ -6,6 +6,7 @@ some out, save and load. Knows nothing of how a state is advanced.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ class Part:
     """Without the batch."""
 
 
+@cache
 def layout(config: HybridConfig) -> tuple[Part, ...]:
     """What a state holds, in order."""
     return tuple(

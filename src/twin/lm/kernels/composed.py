@@ -48,7 +48,8 @@ class Composed:
         if y_BTD is not None:
             added = y_BTD.to(x_BTD.dtype)
             x_BTD = x_BTD + (F.dropout(added, dropout) if dropout else added)
-        normed = F.rms_norm(wide(x_BTD), (x_BTD.shape[-1],), weight_D.to(wide(x_BTD).dtype), 1e-5)
+        x = wide(x_BTD)
+        normed = F.rms_norm(x, (x.shape[-1],), weight_D.to(x.dtype), NORM_EPS)
         return x_BTD, normed.to(out_dtype or activation_dtype(x_BTD))
 
     def rwkv_mix(

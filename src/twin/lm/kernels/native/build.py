@@ -28,6 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from twin.lm import durable
 from twin.lm.errors import KernelUnavailable
 
 log = logging.getLogger(__name__)
@@ -186,12 +187,6 @@ def _is_whole(library: Path) -> bool:
         return False
 
 
-def _write_out(path: Path) -> None:
-    """Onto the disk: a rename may outlive a crash that the bytes before it do not."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
 def _writable(folder: Path) -> Path:
     """The folder, or one of this process alone where nothing can be written there."""
     try:
@@ -237,7 +232,7 @@ def _build(
                 seal = Path(work) / "seal"
                 seal.write_text(_seal(made), "ascii")
                 for each, place in ((made, path), (seal, _seal_of(path))):
-                    _write_out(each)
+                    durable.flush(each)
                     each.replace(place)
                 return
     raise KernelUnavailable(f"The native kernels cannot be built: {problem}. {CURE}")
