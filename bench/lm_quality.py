@@ -41,7 +41,7 @@ from lm_peers.workers import Clock, Measure, Worker, WorkerFailed, peak_mb, serv
 HYBRID: dict[str, dict[str, Any]] = {
     "short": {
         "preset": "5M",
-        "model": {"n_layers": 4, "ffn_mult": 3.5, "dropout": 0.1},
+        "model": {"d_model": 192, "dropout": 0.1},
         "order": "windows",
         "time_budget_s": 600.0,
     },

@@ -38,7 +38,7 @@ from lm_peers.workers import Clock, Measure, Worker, WorkerFailed, peak_mb, serv
 VOCABULARY = 65
 TOKENS_A_STEP = 4_096
 HYBRID = {"d_model": 256, "n_layers": 4, "ffn_mult": 3.5}
-"""4.1M parameters, as in the quality bench."""
+"""4.1M parameters."""
 TARGETS = (
     "hybrid", "hybrid-compiled", "hybrid-fp32", "transformer", "transformer-compiled", "mamba2",
     "rwkv", "naive",

@@ -11,7 +11,9 @@ from torch import nn
 
 from lm_peers.transformer import Transformer
 from twin.lm.corpus import Corpus
+from twin.lm.kernels.native import half
 from twin.lm.optim import Average, Gradients, Optimizers, Rates
+from twin.lm.precision import FORMATS, choose_precision
 from twin.lm.pretrain import Run
 from twin.lm.recipe import Recipe
 
@@ -25,7 +27,7 @@ class TransformerRun(Run):
     def __init__(self, recipe: Recipe, corpus: Corpus, folder: Path, *, model: Transformer) -> None:
         super().__init__(recipe, corpus, folder, kernels="chunked")
         self.model: Any = model.to(self.device)
-        self.optimizers = Optimizers(self.model, rates(recipe), newton_dtype=self.dtype)
+        self.optimizers = Optimizers(self.model, rates(recipe), newton_dtype=newton_dtype())
         self.gradients = Gradients(self.model)
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         torch.manual_seed(recipe.seed)
@@ -49,4 +51,9 @@ def rates(recipe: Recipe) -> Rates:
 
 def recipe_optimizers(model: nn.Module) -> Optimizers:
     """What the recipes train with: Muon for hidden matrices, AdamW for the rest."""
-    return Optimizers(model, Rates(), newton_dtype=torch.float32)
+    return Optimizers(model, Rates(), newton_dtype=newton_dtype())
+
+
+def newton_dtype() -> torch.dtype:
+    """Muon's products are not the network's: in half precision for every peer, where that runs."""
+    return FORMATS[choose_precision(torch.device("cpu"), has_half=half.available() is None)]

@@ -29,7 +29,7 @@ def test_a_folder_gives_its_text_files_in_the_order_of_their_paths(tmp_path: Pat
         "b.txt",
         "a/b.txt",
     ]
-    assert source.left_out == {"is binary": 1, "is empty": 1}
+    assert source.left_out == {"is a hidden folder": 1, "is binary": 1, "is empty": 1}
 
 
 def test_hidden_files_and_links_that_leave_a_folder_are_left_out_and_counted(
@@ -40,6 +40,7 @@ def test_hidden_files_and_links_that_leave_a_folder_are_left_out_and_counted(
     (folder / "closed").mkdir(parents=True)
     (folder / "a.txt").write_text("a")
     (folder / ".env").write_text("secret")
+    (folder / ".ssh").mkdir()
     (folder / "out.txt").symlink_to(tmp_path / "secret.txt")
     (folder / "in.txt").symlink_to("a.txt")
     scandir = os.scandir
@@ -53,7 +54,8 @@ def test_hidden_files_and_links_that_leave_a_folder_are_left_out_and_counted(
     source = TextFiles(paths=[folder])
     assert list(texts(source)) == ["a.txt", "in.txt"]
     assert source.left_out == {
-        "is hidden": 1, "leads out of the folder": 1, "cannot be read (Permission denied)": 1
+        "is a hidden folder": 1, "is hidden": 1, "leads out of the folder": 1,
+        "cannot be read (Permission denied)": 1,
     }  # fmt: skip
 
 

@@ -99,7 +99,10 @@ class TextFiles:
             self.left_out[f"cannot be read ({error.strerror})"] += 1
 
         for root, folders, files in os.walk(folder, onerror=unlisted):  # follows no links: no loops
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            shown = sorted(name for name in folders if not name.startswith("."))
+            if len(shown) < len(folders):
+                self.left_out["is a hidden folder"] += len(folders) - len(shown)
+            folders[:] = shown
             for name in sorted(files):
                 if self.suffixes and not name.endswith(tuple(self.suffixes)):
                     continue

@@ -20,9 +20,24 @@ PROJECTED_STD = 0.02
 class Fuse(nn.Module):
     """The base: a fusion returns the sum, its state, and its gate where it has one."""
 
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        self.is_normed = config.branch_norm
+
     def forward(
         self, r: Tensor, m: Tensor, state: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor | None]:
+        """The fused branches and the fusion's own new state."""
+        return self.mixed(*self.normed(r, m), state, kernels)
+
+    def normed(self, r: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        """The branches as they are fused, with `branch_norm` each RMS-normalised."""
+        return (branch_norm(r), branch_norm(m)) if self.is_normed else (r, m)
+
+    def mixed(
+        self, r: Tensor, m: Tensor, state: Tensor | None, kernels: Kernels
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward` of branches that are normalised where they should be."""
         raise NotImplementedError
 
     def gate(self, r: Tensor, m: Tensor) -> Tensor | None:
@@ -34,10 +49,10 @@ class WeightedSum(Fuse):
     """WS: w r + (1 - w) m, one scalar."""
 
     def __init__(self, config: HybridConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.share = nn.Parameter(torch.tensor(config.gate_init))
 
-    def forward(
+    def mixed(
         self, r: Tensor, m: Tensor, state: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor | None]:
         return m + self.share.to(r.dtype) * (r - m), state
@@ -47,10 +62,10 @@ class Residual(Fuse):
     """RF: r + a m, one scalar."""
 
     def __init__(self, config: HybridConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.weight = nn.Parameter(torch.tensor((1 - config.gate_init) / config.gate_init))
 
-    def forward(
+    def mixed(
         self, r: Tensor, m: Tensor, state: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor | None]:
         return r + self.weight.to(r.dtype) * m, state
@@ -60,11 +75,11 @@ class ChannelGains(Fuse):
     """HY: g_r norm(r) + g_m norm(m), gains per channel, 0.7 and 0.3 at the start."""
 
     def __init__(self, config: HybridConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.for_rwkv = nn.Parameter(torch.full((config.d_model,), 0.7))
         self.for_mamba = nn.Parameter(torch.full((config.d_model,), 0.3))
 
-    def forward(
+    def mixed(
         self, r: Tensor, m: Tensor, state: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor | None]:
         r, m = branch_norm(r), branch_norm(m)
@@ -75,14 +90,14 @@ class Gated(Fuse):
     """GF: g r + (1 - g) m with one gate per position, W = 0 and the bias at the wanted share."""
 
     def __init__(self, config: HybridConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.weight = nn.Parameter(torch.zeros(2 * config.d_model))
         self.bias = nn.Parameter(torch.full((1,), logit(config.gate_init)))
 
     def forward(
         self, r: Tensor, m: Tensor, state: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor | None]:
-        return kernels.gated_sum(r, m, self.weight, self.bias), state
+        return kernels.gated_sum(r, m, self.weight, self.bias, normed=self.is_normed), state
 
     def gate(self, r: Tensor, m: Tensor) -> Tensor:
         both = torch.cat([r, m], dim=-1).to(self.weight.dtype)
@@ -93,12 +108,12 @@ class ChannelGated(Fuse):
     """HGF: the same with one gate per position and channel."""
 
     def __init__(self, config: HybridConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.proj = nn.Linear(2 * config.d_model, config.d_model)
         nn.init.zeros_(self.proj.weight)
         nn.init.constant_(self.proj.bias, logit(config.gate_init))
 
-    def forward(
+    def mixed(
         self, r: Tensor, m: Tensor, state: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor | None]:
         return m + self.gate(r, m) * (r - m), state
@@ -111,14 +126,14 @@ class Projected(Fuse):
     """CP: W [r; m], starting near the weighted mean of both."""
 
     def __init__(self, config: HybridConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         width, share = config.d_model, config.gate_init
         self.proj = nn.Linear(2 * width, width, bias=False)
         mean = torch.cat([share * torch.eye(width), (1 - share) * torch.eye(width)], dim=1)
         with torch.no_grad():
             self.proj.weight.copy_(mean + PROJECTED_STD * torch.randn_like(mean))
 
-    def forward(
+    def mixed(
         self, r: Tensor, m: Tensor, state: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor | None]:
         return self.proj(torch.cat([r, m], dim=-1)), state
@@ -130,7 +145,7 @@ class MinGru(Fuse):
     neighbouring channels."""
 
     def __init__(self, config: HybridConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.update = nn.Linear(2 * config.d_model, MINGRU_GATES)
         self.candidate = nn.Linear(2 * config.d_model, MINGRU_GATES)
         for layer in (self.update, self.candidate):
@@ -139,7 +154,7 @@ class MinGru(Fuse):
         nn.init.constant_(self.candidate.bias, logit(config.gate_init))
         self.start = logit(config.gate_init)
 
-    def forward(
+    def mixed(
         self, r: Tensor, m: Tensor, state: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor | None]:
         assert state is not None

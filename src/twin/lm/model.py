@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from twin.lm import state as states
 from twin.lm.config import HybridConfig
 from twin.lm.errors import BadTokens
-from twin.lm.fusion import FUSIONS, branch_norm
+from twin.lm.fusion import FUSIONS
 from twin.lm.kernels.composed import NORM_EPS
 from twin.lm.kernels.registry import Kernels, choose
 from twin.lm.layers import Attention, FeedForward, Mamba2, Rwkv6, Scale
@@ -98,11 +98,10 @@ class Block(nn.Module):
         else:
             assert r is not None
             assert m is not None
-            if c.branch_norm:
-                r, m = branch_norm(r), branch_norm(m)
             if self.tap is not None:
-                self.tap.update(r=r, m=m)
-                gate = self.fuse.gate(r, m)
+                normed = self.fuse.normed(r, m)
+                self.tap.update(zip("rm", normed, strict=True))
+                gate = self.fuse.gate(*normed)
                 if gate is not None:
                     self.tap["gate"] = gate
             y, arbiter = self.fuse(r, m, arbiter, kernels)

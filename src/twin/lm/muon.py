@@ -3,8 +3,9 @@
 Our own rather than `torch.optim.Muon`, for three reasons, each measured on one AVX-512 core:
 a fused projection is several matrices in one and is orthogonalised block by block (torch's takes
 the whole parameter); the iteration runs in float32 where the CPU has no bf16 units (139 against
-85 GFLOP/s; torch's is always bf16); and wide matrices iterate on their small Gram matrix, 1.8x less
-work at 256 x 1056. Owns the update alone; `optim` says which parameters and which blocks.
+85 GFLOP/s; torch's is always bf16), or in the native kernels' half precision (2.3 times as fast for
+a network of 4M); and wide matrices iterate on their small Gram matrix, 1.8x less work at
+256 x 1056. Owns the update alone; `optim` says which parameters and which blocks.
 """
 
 import math
@@ -13,6 +14,8 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+
+from twin.lm.kernels.native.half import half_orthogonalize
 
 JORDAN: Final = ((3.4445, -4.7750, 2.0315),) * 5
 """Keller Jordan's coefficients (https://kellerjordan.github.io/posts/muon/), five times: singular
@@ -32,14 +35,19 @@ _GRAM_FROM = 1.5
 Coefficients = tuple[tuple[float, float, float], ...]
 
 
-def orthogonalize(x_KMN: Tensor, coefficients: Coefficients = JORDAN) -> Tensor:
+def orthogonalize(
+    x_KMN: Tensor, coefficients: Coefficients = JORDAN, *, in_half: bool = False
+) -> Tensor:
     """The nearest matrices with all singular values near 1, for K matrices at once.
 
     Newton-Schulz: X <- a X + b (X X^T) X + c (X X^T)^2 X, from X / |X|. Works in the dtype given;
-    M may exceed N. A matrix of zeros stays zeros.
+    `in_half`: float32 whose products are done in half precision, where the CPU can
+    (`kernels.native.half`). M may exceed N. A matrix of zeros stays zeros.
     """
     if x_KMN.shape[-2] > x_KMN.shape[-1]:
-        return orthogonalize(x_KMN.mT, coefficients).mT
+        return orthogonalize(x_KMN.mT, coefficients, in_half=in_half).mT
+    if in_half:
+        return half_orthogonalize(x_KMN, coefficients)
     wide = torch.promote_types(x_KMN.dtype, torch.float32)
     norm_K11 = torch.linalg.vector_norm(x_KMN, dim=(-2, -1), keepdim=True, dtype=wide)
     x_KMN = x_KMN / norm_K11.clamp(min=1e-7).to(x_KMN.dtype)
@@ -70,6 +78,7 @@ class Muon(torch.optim.Optimizer):
     that is orthogonalised alone (they sum to its rows). The step of an M x N block is
     lr * sqrt(max(1, M / N)), as Jordan's; decay is decoupled: w <- (1 - lr * weight_decay) w.
     Blocks of one shape are stacked over all layers, which is 1.5x to 5x faster for small blocks.
+    `dtype` is what the iteration's products are in; float16 needs AVX512-FP16.
     """
 
     def __init__(
@@ -86,7 +95,8 @@ class Muon(torch.optim.Optimizer):
             params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "blocks": None}
         )
         self._coefficients = coefficients
-        self._dtype = dtype
+        self._in_half = dtype == torch.float16
+        self._dtype = torch.float32 if self._in_half else dtype
         for group in self.param_groups:
             group["blocks"] = group["blocks"] or [(p.shape[0],) for p in group["params"]]
             for parameter, rows in zip(group["params"], group["blocks"], strict=True):
@@ -105,7 +115,7 @@ class Muon(torch.optim.Optimizer):
             self._momenta(group, shapes)
         for (rows, columns), found in shapes.items():
             stack_KMN = torch.stack([update for _, update, _ in found]).to(self._dtype)
-            stack_KMN = orthogonalize(stack_KMN, self._coefficients)
+            stack_KMN = orthogonalize(stack_KMN, self._coefficients, in_half=self._in_half)
             scale = math.sqrt(max(1.0, rows / columns))
             for (weight, _, lr), update in zip(found, stack_KMN.unbind(), strict=True):
                 weight.add_(update, alpha=-lr * scale)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 
@@ -18,6 +18,9 @@ from twin.lm.errors import KernelUnavailable
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Chosen = Literal["bf16", "fp16", "fp32"]
+FORMATS: Final[dict[Chosen, torch.dtype]] = {
+    "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32
+}  # fmt: skip
 
 
 @cache

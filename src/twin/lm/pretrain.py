@@ -29,7 +29,7 @@ from twin.lm.evaluate import Evaluation, count_windows, evaluate
 from twin.lm.kernels.registry import Kernels, choose
 from twin.lm.model import HybridLM
 from twin.lm.optim import Average, Gradients, Optimizers, Rates
-from twin.lm.precision import autocast, choose_precision, compute_dtype
+from twin.lm.precision import FORMATS, autocast, choose_precision, compute_dtype
 from twin.lm.recipe import Recipe
 from twin.lm.standing import Clock, Means, silent
 from twin.lm.standing import Result as Result
@@ -129,7 +129,9 @@ class Run:
                 block.compile()
         self.dtype = compute_dtype(self.device, recipe.precision)
         self.called: nn.Module = self.model
-        self.optimizers = Optimizers(self.model, _rates(recipe), newton_dtype=self.dtype)
+        self.optimizers = Optimizers(
+            self.model, _rates(recipe), newton_dtype=FORMATS[self.precision]
+        )
         self.gradients = Gradients(self.model)
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         self.batches = Batches(
@@ -276,14 +278,14 @@ class Run:
     def _try_out(self) -> None:
         """One forward and backward pass for nothing: kernels are built and memory is taken before
         the clock starts. Leaves no trace."""
-        rng = torch.get_rng_state()
         shape = (self.recipe.batch // self.team.world, self.recipe.window + 1)
         kept = self.state
-        loss = self._forward(np.zeros(shape, dtype=np.int64), np.ones(shape[0], dtype=np.bool_))
-        torch.autograd.backward([loss])
+        gpus = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus):
+            loss = self._forward(np.zeros(shape, dtype=np.int64), np.ones(shape[0], dtype=np.bool_))
+            torch.autograd.backward([loss])
         self.optimizers.clear()
         self.state = kept
-        torch.set_rng_state(rng)
 
     # ---- what is seen of it
 

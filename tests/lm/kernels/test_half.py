@@ -14,6 +14,7 @@ from twin.lm.errors import KernelUnavailable
 from twin.lm.kernels.composed import Composed
 from twin.lm.kernels.native import Native, half
 from twin.lm.model import HybridLM
+from twin.lm.muon import POLAR, Muon, orthogonalize
 from twin.lm.precision import autocast, choose_precision, compute_dtype, is_half
 
 CPU = torch.device("cpu")
@@ -241,3 +242,54 @@ def test_where_it_cannot_be_had_a_reason_is_given(monkeypatch: pytest.MonkeyPatc
     assert "AVX512-FP16" in reason
     with pytest.raises(KernelUnavailable, match="AVX512-FP16"):
         half.library()
+
+
+# ---- Muon's iteration
+
+
+def orthogonalized_in_half(x: Tensor) -> Tensor:
+    return orthogonalize(x, POLAR[:3], in_half=True)
+
+
+@needs_half
+@pytest.mark.parametrize(
+    "shape", [(3, 256, 256), (2, 896, 256), (2, 192, 672), (4, 32, 192), (2, 13, 57), (1, 33, 1)]
+)
+def test_matrices_are_orthogonalised_as_in_float64(shape: tuple[int, int, int]) -> None:
+    x = drawn(*shape)
+    true = orthogonalize(x.double(), POLAR[:3])
+    found = orthogonalized_in_half(x)
+    assert found.dtype == torch.float32
+    assert (found - true).norm() < 3e-2 * true.norm()
+
+
+@needs_half
+def test_orthogonalising_is_the_same_for_any_number_of_threads_and_any_scale() -> None:
+    x = drawn(5, 40, 72)
+    alone = orthogonalized_in_half(x)
+    torch.set_num_threads(3)
+    assert torch.equal(orthogonalized_in_half(x), alone)
+    for scale in (2.0**-20, 2.0**80):
+        assert torch.equal(orthogonalized_in_half(scale * x), alone)
+
+
+@needs_half
+def test_a_matrix_of_zeros_or_with_a_nan_is_its_own_affair() -> None:
+    x = drawn(3, 24, 48)
+    alone = orthogonalized_in_half(x)
+    x[0], x[1, 3, 5] = 0, float("nan")
+    found = orthogonalized_in_half(x)
+    assert not found[0].any()
+    assert found[1].isnan().any()
+    assert torch.equal(found[2], alone[2])
+
+
+@needs_half
+def test_a_step_of_muon_in_half_precision_is_nearly_that_in_float32() -> None:
+    steps = []
+    for dtype in (torch.float16, torch.float32):
+        weight = torch.nn.Parameter(torch.zeros(96, 64))
+        weight.grad = drawn(96, 64, scale=1e-8)  # far below what float16 holds
+        Muon([{"params": [weight], "blocks": [(64, 32)]}], lr=1.0, dtype=dtype).step()
+        steps.append(weight.detach())
+    assert (steps[0] - steps[1]).norm() < 2e-2 * steps[1].norm()

@@ -328,12 +328,13 @@ def plain_inputs(dtype: torch.dtype) -> dict[str, tuple[Callable[[Any], Op], lis
         "add_norm": (lambda k: k.add_norm, [x, y, weight]),
         "norm": (lambda k: lambda x, w: k.add_norm(x, None, w)[1], [x, weight]),
         "gated_sum": (lambda k: k.gated_sum, [x, z, gate, bias]),
+        "normed_gated_sum": (lambda k: partial(k.gated_sum, normed=True), [x, 0.2 * z, gate, bias]),
         "relu2": (lambda k: k.relu2, [draw(3, 41).to(dtype)]),
     }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["add_norm", "norm", "gated_sum", "relu2"])
+@pytest.mark.parametrize("name", ["add_norm", "norm", "gated_sum", "normed_gated_sum", "relu2"])
 def test_what_surrounds_them_is_plain_torch(name: str, dtype: torch.dtype, kernels: Native) -> None:
     op, inputs = plain_inputs(dtype)[name]
     true = everything(op(Reference()), [x.double() for x in inputs])

@@ -109,9 +109,13 @@ class Composed:
         kept = seen[:, seen.shape[1] - conv_state.shape[1] :]
         return out.to(p_BTP.dtype), kept, ssm_state
 
-    def gated_sum(self, r_BTD: Tensor, m_BTD: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def gated_sum(
+        self, r_BTD: Tensor, m_BTD: Tensor, weight: Tensor, bias: Tensor, *, normed: bool = False
+    ) -> Tensor:
         with torch.autocast(r_BTD.device.type, enabled=False):
             r, m = wide(r_BTD), wide(m_BTD)
+            if normed:
+                r, m = (F.rms_norm(x, x.shape[-1:], eps=NORM_EPS) for x in (r, m))
             for_r, for_m = wide(weight).view(2, -1)
             gate = torch.sigmoid(r @ for_r + m @ for_m + wide(bias))[..., None]
             return (m + gate * (r - m)).to(r_BTD.dtype)

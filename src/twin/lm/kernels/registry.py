@@ -119,8 +119,11 @@ class Kernels(Protocol):
         """
         ...
 
-    def gated_sum(self, r_BTD: Tensor, m_BTD: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """g r + (1 - g) m with g = sigmoid(weight . [r; m] + bias), one g per position."""
+    def gated_sum(
+        self, r_BTD: Tensor, m_BTD: Tensor, weight: Tensor, bias: Tensor, *, normed: bool = False
+    ) -> Tensor:
+        """g r + (1 - g) m with g = sigmoid(weight . [r; m] + bias), one g per position. `normed`:
+        of r and m RMS-normalised over their channels, without a weight."""
         ...
 
     def relu2(self, x: Tensor) -> Tensor:

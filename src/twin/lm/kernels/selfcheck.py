@@ -276,7 +276,7 @@ def _mamba_mix(length: int, shift: float) -> Case:
 def _gated_sum(length: int, _: float) -> Case:
     draw = _draw(length)
     return Case(
-        run=lambda kernels, x: (kernels.gated_sum(*x),),
+        run=lambda kernels, x: tuple(kernels.gated_sum(*x, normed=n) for n in (False, True)),
         inputs={
             "r": draw(_B, length, _D), "m": draw(_B, length, _D),
             "weight": 0.1 * draw(2 * _D), "bias": draw(1),

@@ -137,15 +137,18 @@ class Native(Chunked):
         )  # fmt: skip
         return o, conv_state, ssm_state
 
-    def gated_sum(self, r_BTD: Tensor, m_BTD: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def gated_sum(
+        self, r_BTD: Tensor, m_BTD: Tensor, weight: Tensor, bias: Tensor, *, normed: bool = False
+    ) -> Tensor:
         given = (r_BTD, m_BTD, weight, bias)
         is_taken = _takes(*given, sizes=(r_BTD.shape[-1],)) and r_BTD.dtype == m_BTD.dtype
         if not is_taken:
-            return super().gated_sum(*given)
+            return super().gated_sum(*given, normed=normed)
         if _learns(*given):
-            out: Tensor = ops.applied(ops.GatedSum, *given)
+            out: Tensor = ops.applied(ops.GatedSum, *given, normed)
             return out
-        return ops.GatedSum.run(r_BTD, m_BTD, ops.full(weight), ops.full(bias), keep=False)[0]
+        full = ops.full(weight), ops.full(bias)
+        return ops.GatedSum.run(r_BTD, m_BTD, *full, normed, keep=False)[0]
 
     def relu2(self, x: Tensor) -> Tensor:
         if not _takes(x) or not x.is_contiguous():

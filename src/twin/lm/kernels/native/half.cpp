@@ -1,9 +1,15 @@
-// A linear layer in half precision, forward and backward, behind a plain C interface (half.py).
+// A linear layer in half precision, forward and backward, and the orthogonalisation of many small
+// matrices, behind a plain C interface (half.py).
 //
 // Rows of inputs and gradients are converted in groups, each with its own scale: wide enough that
 // sums over a group pay, small enough for the second-level cache. Results do not depend on the number
 // of threads.
 #include "half.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
 
 using namespace half_products;
 
@@ -138,12 +144,99 @@ void backward(const Linear& a) {
     }
 }
 
+// ---- Newton-Schulz: X <- a X + (b G + c G^2) X with G = X X^T, for many matrices
+
+struct Newton {
+    int64_t matrices, rows, columns, threads, steps;  // rows <= columns
+    float* x;  // (matrices, rows, columns), replaced
+    const float* coefficients;  // (steps, 3)
+};
+
+template <class T>
+using Aligned = std::unique_ptr<T[], decltype(&std::free)>;
+template <class T>
+Aligned<T> aligned(int64_t size) {
+    void* p = std::aligned_alloc(64, (size * sizeof(T) + 63) / 64 * 64);
+    if (p) memset(p, 0, size * sizeof(T));
+    return {(T*)p, &std::free};
+}
+
+// What one matrix needs; a few hundred KiB, which stay in the second-level cache.
+struct Workplace {
+    int64_t rows, columns;
+    Aligned<half> by_rows, transposed, square;
+    Aligned<float> gram, change;
+    // A tile reads whole rows of 12 at the end of the last panel: TALL more.
+    Workplace(int64_t m, int64_t n)
+        : rows(m), columns(n), by_rows(aligned<half>((n + L - 1) / L * L * m + TALL * L)),
+          transposed(aligned<half>((m + L - 1) / L * L * n)),
+          square(aligned<half>((m + L - 1) / L * L * m + TALL * L)), gram(aligned<float>(m * m)),
+          change(aligned<float>(m * m)) {}
+    explicit operator bool() const { return by_rows && transposed && square && gram && change; }
+};
+
+// As left and as right operand: panels of 32 columns, every row of the matrix in each.
+int packed(const float* x, int64_t rows, int64_t columns, int limit, half* to) {
+    const int scale = exponent(greatest(x, columns, rows, columns), limit);
+    convert<L>(x, columns, rows, columns, rows, scale, to, rows * L);
+    return scale;
+}
+// The upper triangle of a symmetric product, and its mirror image.
+void symmetric(const half* left, int64_t depth, const half* right, int scale, float* to, int64_t m) {
+    for (int64_t c = 0; c < m; c += 2 * L) {
+        const int64_t width = std::min<int64_t>(2 * L, m - c), rows = std::min(c + width, m);
+        rows_by_columns<L>(left, m * L, right + c * depth, depth,
+                           {to + c, m, rows, width, scale, false});
+    }
+    for (int64_t r = 0; r < m; r += 16)
+        for (int64_t c = 0; c <= r; c += 16)
+            for (int64_t i = r; i < std::min(r + 16, m); i++)
+                for (int64_t j = c; j < std::min(c + 16, i); j++) to[i * m + j] = to[j * m + i];
+}
+
+void orthogonalize(const Newton& a, Workplace& w, float* x) {
+    const int64_t m = a.rows, n = a.columns;
+    double squares = 0;
+    for (int64_t i = 0; i < m * n; i++) squares += (double)x[i] * x[i];
+    const float factor = (float)(1 / std::max(std::sqrt(squares), 1e-7));
+    for (int64_t i = 0; i < m * n; i++) x[i] *= factor;
+    for (int64_t step = 0; step < a.steps; step++) {
+        const float* f = a.coefficients + 3 * step;
+        const int of_x = packed(x, m, n, INPUT_LIMIT, w.by_rows.get());
+        const int of_t = of_x + OTHER_LIMIT - INPUT_LIMIT;
+        for (int64_t r = 0; r < m; r += L)
+            transpose(x, n, m, n, r, of_t, w.transposed.get() + r * n);
+        symmetric(w.by_rows.get(), n, w.transposed.get(), -of_x - of_t, w.gram.get(), m);
+        int of_g = packed(w.gram.get(), m, m, OTHER_LIMIT, w.square.get());
+        symmetric(w.square.get(), m, w.square.get(), -2 * of_g, w.change.get(), m);
+        for (int64_t i = 0; i < m * m; i++) w.change[i] = f[1] * w.gram[i] + f[2] * w.change[i];
+        of_g = packed(w.change.get(), m, m, OTHER_LIMIT, w.square.get());
+        for (int64_t i = 0; i < m * n; i++) x[i] *= f[0];
+        rows_by_columns<L>(w.square.get(), m * L, w.by_rows.get(), m,
+                           {x, n, m, n, -of_g - of_x, true});
+    }
+}
+
+int newton(const Newton& a) {
+    bool has_memory = true;
+#pragma omp parallel num_threads((int)a.threads) reduction(&& : has_memory)
+    {
+        Workplace w(a.rows, a.columns);
+        has_memory = (bool)w;
+#pragma omp for schedule(dynamic)
+        for (int64_t k = 0; k < a.matrices; k++)
+            if (w) orthogonalize(a, w, a.x + k * a.rows * a.columns);
+    }
+    return has_memory ? 0 : 1;
+}
+
 }  // namespace
 
 #define EXPORT __attribute__((visibility("default")))
 
 extern "C" {
-EXPORT int twin_half_abi(void) { return 1; }
+EXPORT int twin_half_abi(void) { return 2; }
 EXPORT void twin_half_forward(const Linear* a) { forward(*a); }
 EXPORT void twin_half_backward(const Linear* a) { backward(*a); }
+EXPORT int twin_half_newton(const Newton* a) { return newton(*a); }
 }

@@ -104,9 +104,11 @@ class Gate(ctypes.Structure):
     """pointwise.h"""
 
     _fields_ = [
-        *_numbers("rows D threads"),
+        *_numbers("rows D threads normed"),
         *_tensors("r m out"),
-        *_pointers("weight bias gate"),
+        *_pointers("weight bias"),
+        ("eps", ctypes.c_float),
+        *_pointers("kept"),
         *_tensors("d_out dr dm"),
         *_pointers("d_weight"),
     ]
@@ -598,49 +600,52 @@ class GatedSum(torch.autograd.Function):
     """One gate per position between two branches."""
 
     @staticmethod
-    def record(r: Tensor, m: Tensor, weight: Tensor) -> Gate:
+    def record(r: Tensor, m: Tensor, weight: Tensor, normed: bool) -> Gate:
         return Gate(
-            rows=r.shape[0], D=r.shape[1], threads=torch.get_num_threads(), r=rows(r), m=rows(m),
-            weight=weight.data_ptr(),
+            rows=r.shape[0], D=r.shape[1], threads=torch.get_num_threads(), normed=int(normed),
+            r=rows(r), m=rows(m), weight=weight.data_ptr(), eps=NORM_EPS,
         )  # fmt: skip
 
     @staticmethod
     def run(
-        r: Tensor, m: Tensor, weight: Tensor, bias: Tensor, *, keep: bool
+        r: Tensor, m: Tensor, weight: Tensor, bias: Tensor, normed: bool, *, keep: bool
     ) -> tuple[Tensor, Tensor | None]:
         r_RD, m_RD = flat_rows(r), flat_rows(m)
         out = torch.empty(r.shape, dtype=r.dtype)
-        gate = torch.empty(r_RD.shape[0]) if keep else None
-        record = GatedSum.record(r_RD, m_RD, weight)
-        record.out, record.bias, record.gate = rows(flat_rows(out)), bias.data_ptr(), pointer(gate)
+        kept = torch.empty(r_RD.shape[0], 3) if keep else None
+        record = GatedSum.record(r_RD, m_RD, weight, normed)
+        record.out, record.bias, record.kept = rows(flat_rows(out)), bias.data_ptr(), pointer(kept)
         call("gate_forward", record)
-        return out, gate
+        return out, kept
 
     @staticmethod
-    def forward(ctx: Any, r: Tensor, m: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, r: Tensor, m: Tensor, weight: Tensor, bias: Tensor, normed: bool
+    ) -> Tensor:
         w = full(weight)
-        out, gate = GatedSum.run(r, m, w, full(bias), keep=True)
-        ctx.save_for_backward(r, m, w, gate)
-        ctx.shapes = (weight.shape, weight.dtype), (bias.shape, bias.dtype)
+        out, kept = GatedSum.run(r, m, w, full(bias), normed, keep=True)
+        ctx.save_for_backward(r, m, w, kept)
+        ctx.shapes, ctx.normed = ((weight.shape, weight.dtype), (bias.shape, bias.dtype)), normed
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, ...]:
-        r, m, weight, gate = ctx.saved_tensors
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        r, m, weight, kept = ctx.saved_tensors
         r_RD, m_RD, d_out_RD = flat_rows(r), flat_rows(m), flat_rows(d_out)
         dr, dm = torch.empty(r.shape, dtype=r.dtype), torch.empty(r.shape, dtype=r.dtype)
         width = r.shape[-1]
         sums = torch.empty(BLOCKS, 2 * width + 1)
-        record = GatedSum.record(r_RD, m_RD, weight)
-        record.gate, record.d_out = gate.data_ptr(), rows(d_out_RD)
+        record = GatedSum.record(r_RD, m_RD, weight, ctx.normed)
+        record.kept, record.d_out = kept.data_ptr(), rows(d_out_RD)
         record.dr, record.dm = rows(flat_rows(dr)), rows(flat_rows(dm))
         record.d_weight = sums.data_ptr()
         call("gate_backward", record)
         total = sums.sum(0)
         (shape, kind), (bias_shape, bias_kind) = ctx.shapes
         return (
-            dr, dm, total[:-1].view(shape).to(kind), total[-1:].view(bias_shape).to(bias_kind)
+            dr, dm, total[:-1].view(shape).to(kind), total[-1:].view(bias_shape).to(bias_kind),
+            None,
         )  # fmt: skip
 
 

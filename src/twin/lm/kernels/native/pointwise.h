@@ -18,10 +18,11 @@ struct Norm {
 };
 
 struct Gate {
-    i64 rows, D, threads;
+    i64 rows, D, threads, normed;  // normed: r and m are taken over their root mean square
     Tensor r, m, out;
     const float *weight, *bias;  // (2 D), (1)
-    float* gate;                 // (rows)
+    float eps;
+    float* kept;                 // (rows, 3): the gate, and what r and m are multiplied by
     Tensor d_out, dr, dm;
     float* d_weight;  // (BLOCKS, 2 D + 1), to be summed
 };
@@ -166,15 +167,25 @@ INLINE void gate_rows(const Gate& a, i64 from, i64 to) {
     for (i64 row = from; row < to; row++) {
         const T *r = (const T*)at(a.r, 0, row, 0), *m = (const T*)at(a.m, 0, row, 0);
         T* out = (T*)at(a.out, 0, row, 0);
-        vf score = zero();
-        for (int i = 0; i < a.D; i += L)
-            score += load(r + i) * load(a.weight + i) + load(m + i) * load(a.weight + a.D + i);
-        const float g = 1.f / (1.f + std::exp(-(sum(score) + a.bias[0])));
-        if (a.gate) a.gate[row] = g;
+        vf by_r = zero(), by_m = zero(), r2 = zero(), m2 = zero();
         for (int i = 0; i < a.D; i += L) {
-            vf rest = load(m + i);
-            store(out + i, rest + g * (load(r + i) - rest));
+            vf ri = load(r + i), mi = load(m + i);
+            by_r += ri * load(a.weight + i);
+            by_m += mi * load(a.weight + a.D + i);
+            r2 += ri * ri;
+            m2 += mi * mi;
         }
+        const float for_r = a.normed ? 1.f / std::sqrt(sum(r2) / a.D + a.eps) : 1.f;
+        const float for_m = a.normed ? 1.f / std::sqrt(sum(m2) / a.D + a.eps) : 1.f;
+        const float score = for_r * sum(by_r) + for_m * sum(by_m) + a.bias[0];
+        const float g = 1.f / (1.f + std::exp(-score));
+        if (a.kept) {
+            a.kept[3 * row] = g;
+            a.kept[3 * row + 1] = for_r;
+            a.kept[3 * row + 2] = for_m;
+        }
+        const float of_r = g * for_r, of_m = (1.f - g) * for_m;
+        for (int i = 0; i < a.D; i += L) store(out + i, of_r * load(r + i) + of_m * load(m + i));
     }
 }
 inline int gate_forward(const Gate& a) {
@@ -188,18 +199,28 @@ INLINE void gate_rows_back(const Gate& a, i64 from, i64 to, float* d_weight) {
         const T *r = (const T*)at(a.r, 0, row, 0), *m = (const T*)at(a.m, 0, row, 0);
         const T* d_out = (const T*)at(a.d_out, 0, row, 0);
         T *dr = (T*)at(a.dr, 0, row, 0), *dm = (T*)at(a.dm, 0, row, 0);
-        const float g = a.gate[row];
-        vf along = zero();
-        for (int i = 0; i < a.D; i += L) along += load(d_out + i) * (load(r + i) - load(m + i));
-        const float d = sum(along) * g * (1.f - g);
-        d_weight[2 * a.D] += d;
+        const float g = a.kept[3 * row], for_r = a.kept[3 * row + 1], for_m = a.kept[3 * row + 2];
+        vf o_r = zero(), o_m = zero(), w_r = zero(), w_m = zero();
         for (int i = 0; i < a.D; i += L) {
-            vf o = load(d_out + i), ri = load(r + i), mi = load(m + i);
+            vf o = load(d_out + i), ri = for_r * load(r + i), mi = for_m * load(m + i);
+            o_r += o * ri;
+            o_m += o * mi;
+            w_r += load(a.weight + i) * ri;
+            w_m += load(a.weight + a.D + i) * mi;
+        }
+        const float along_r = sum(o_r), along_m = sum(o_m);
+        const float d = (along_r - along_m) * g * (1.f - g);
+        d_weight[2 * a.D] += d;
+        // What a norm takes away: the part of the gradient along what it normalised.
+        const float less_r = a.normed ? (g * along_r + d * sum(w_r)) / a.D : 0.f;
+        const float less_m = a.normed ? ((1.f - g) * along_m + d * sum(w_m)) / a.D : 0.f;
+        for (int i = 0; i < a.D; i += L) {
+            vf o = load(d_out + i), ri = for_r * load(r + i), mi = for_m * load(m + i);
             float *wr = d_weight + i, *wm = d_weight + a.D + i;
             store(wr, load(wr) + d * ri);
             store(wm, load(wm) + d * mi);
-            store(dr + i, g * o + d * load(a.weight + i));
-            store(dm + i, (1.f - g) * o + d * load(a.weight + a.D + i));
+            store(dr + i, for_r * (g * o + d * load(a.weight + i) - less_r * ri));
+            store(dm + i, for_m * ((1.f - g) * o + d * load(a.weight + a.D + i) - less_m * mi));
         }
     }
 }
