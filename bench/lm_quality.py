@@ -20,7 +20,7 @@ the transformer's own shape is `shape.qk_norm=false`).
 
 Each run is a process of its own with --threads threads, seed after seed, the two networks in turns.
 With --work a finished run is a line in cells.jsonl there, and is not repeated; one that was killed
-goes on from its last checkpoint. The last line is JSON.
+goes on from its last checkpoint. --plot draws how they learnt. The last line is JSON.
 """
 
 import argparse
@@ -41,8 +41,9 @@ from lm_peers.workers import Clock, Measure, Worker, WorkerFailed, peak_mb, serv
 HYBRID: dict[str, dict[str, Any]] = {
     "short": {
         "preset": "5M",
-        "model": {"d_model": 192, "dropout": 0.1},
+        "model": {"d_model": 192, "dropout": 0.05},
         "order": "windows",
+        "weight_decay": 0.2,
         "time_budget_s": 600.0,
     },
     "long": {
@@ -72,6 +73,8 @@ SHAPE: dict[str, Any] = {"positions": "rope", "qk_norm": True, "activation": "ge
 MODELS = ("hybrid", "transformer")
 MOST_PARAMETERS = {"short": 5_000_000, "long": 11_000_000, "spec": 3_600_000}
 QUICK_CHARACTERS = 40_000
+LOSS_SHOWN = 2.5
+"""The first seconds would take most of a plot's height."""
 
 
 # --- the child: one run ---
@@ -187,7 +190,7 @@ def measured(given: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
             runs.append(done[cell["key"]])
             _told(runs[-1])
             continue
-        folder = work / f"{cell['setting']}-{cell['model']}-{cell['key']}"
+        folder = work / _folder(cell)
         load = os.getloadavg()[0]
         try:
             worker = Worker(Path(__file__), {**cell, "folder": str(folder)}, threads=given.threads)
@@ -203,6 +206,25 @@ def measured(given: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
             lines.write(json.dumps(runs[-1]) + "\n")
         _told(runs[-1])
     return runs
+
+
+def drawn(runs: Sequence[dict[str, Any]], work: Path) -> str:
+    """The loss while learning over the minutes, one line a network (its first seed), as SVG."""
+    from twin.lm.plots import lines
+
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        written = work / _folder(run) / "metrics.jsonl"
+        if run["model"] in curves or not written.exists():
+            continue
+        told = [json.loads(line) for line in written.read_text().splitlines()]
+        points = [(line["seconds"] / 60, line["loss"]) for line in told if "loss" in line]
+        curves[run["model"]] = [point for point in points if point[1] < LOSS_SHOWN]
+    return lines("Loss while learning", curves, x="minutes", y="nats per character")
+
+
+def _folder(cell: dict[str, Any]) -> str:
+    return f"{cell['setting']}-{cell['model']}-{cell['key']}"
 
 
 def _told(run: dict[str, Any]) -> None:
@@ -276,6 +298,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="a budget of steps instead")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--set-transformer", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--plot", type=Path, metavar="SVG", help="draws the loss while learning")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(given)
     options.setting = options.setting or "short"
@@ -309,7 +332,10 @@ def main(given: Sequence[str] | None = None) -> int:
             part.write_bytes(options.text.read_bytes()[:QUICK_CHARACTERS])
             options.text = part
         options.text = options.text.resolve()
-        told = table(measured(options, work))
+        runs = measured(options, work)
+        told = table(runs)
+        if options.plot:
+            options.plot.write_text(drawn(runs, work), encoding="utf-8")
     return verdict.tell(
         "lm_quality",
         verdict.versions("numpy"),

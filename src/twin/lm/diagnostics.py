@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twin.lm.fusion import ChannelGains, Projected, Residual, WeightedSum, branch_norm
+from twin.lm.fusion import ChannelGains, Projected, Residual, WeightedSum
 from twin.lm.model import Block, HybridLM
 from twin.lm.state import State
 
@@ -133,7 +133,7 @@ def contributions(block: Block, tap: dict[str, Tensor]) -> tuple[Tensor, Tensor]
         case Residual() as fuse:
             return r, fuse.weight * m
         case ChannelGains() as fuse:
-            return fuse.for_rwkv * branch_norm(r), fuse.for_mamba * branch_norm(m)
+            return fuse.for_rwkv * r, fuse.for_mamba * m
         case Projected() as fuse:
             for_r, for_m = fuse.proj.weight.chunk(2, dim=1)
             return F.linear(r, for_r), F.linear(m, for_m)

@@ -76,13 +76,13 @@ class ChannelGains(Fuse):
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config)
+        self.is_normed = True
         self.for_rwkv = nn.Parameter(torch.full((config.d_model,), 0.7))
         self.for_mamba = nn.Parameter(torch.full((config.d_model,), 0.3))
 
     def mixed(
         self, r: Tensor, m: Tensor, state: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor | None]:
-        r, m = branch_norm(r), branch_norm(m)
         return self.for_rwkv.to(r.dtype) * r + self.for_mamba.to(m.dtype) * m, state
 
 
@@ -116,7 +116,8 @@ class ChannelGated(Fuse):
     def mixed(
         self, r: Tensor, m: Tensor, state: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor | None]:
-        return m + self.gate(r, m) * (r - m), state
+        score = kernels.linear(torch.cat([r, m], dim=-1), self.proj.weight)
+        return m + torch.sigmoid(score + self.proj.bias.to(score.dtype)) * (r - m), state
 
     def gate(self, r: Tensor, m: Tensor) -> Tensor:
         return torch.sigmoid(self.proj(torch.cat([r, m], dim=-1)))
@@ -136,7 +137,7 @@ class Projected(Fuse):
     def mixed(
         self, r: Tensor, m: Tensor, state: Tensor | None, kernels: Kernels
     ) -> tuple[Tensor, Tensor | None]:
-        return self.proj(torch.cat([r, m], dim=-1)), state
+        return kernels.linear(torch.cat([r, m], dim=-1), self.proj.weight), state
 
 
 class MinGru(Fuse):

@@ -556,10 +556,6 @@ void fuse(const Network& g, const Layer& l, const Scratch& s, int n) {
             for (int d = 0; d < 2 * D; d += 16) share += load(r + d) * load(l.fuse_a + d);
             share = sigmoid16(all(fold(share) + l.fuse_b[0]));
         }
-        if (g.fusion == HY) {
-            rmsnorm(r, nullptr, g.eps, D, r);
-            rmsnorm(m, nullptr, g.eps, D, m);
-        }
         for (int d = 0; d < D; d += 16) {
             f16v vr = load(r + d), vm = load(m + d), y;
             switch (g.fusion) {

@@ -227,7 +227,7 @@ def _shape(c: HybridConfig) -> Network:
         fusion=FUSIONS[c.fusion] if c.pathways == "both" else ONLY[c.pathways],
         eps=NORM_EPS, head_eps=HEAD_NORM_EPS, logw_min=c.logw_min,
         state_floats=state_floats(c), layer_floats=layer_floats(c),
-        branch_norm=int(c.branch_norm and c.pathways == "both"),
+        branch_norm=int((c.branch_norm or c.fusion == "HY") and c.pathways == "both"),
     )  # fmt: skip
 
 
