@@ -210,16 +210,15 @@ def measured(given: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
 
 def drawn(runs: Sequence[dict[str, Any]], work: Path) -> str:
     """The loss while learning over the minutes, one line a network (its first seed), as SVG."""
+    from twin.lm.metrics import read
     from twin.lm.plots import lines
 
     curves: dict[str, list[tuple[float, float]]] = {}
     for run in runs:
-        written = work / _folder(run) / "metrics.jsonl"
-        if run["model"] in curves or not written.exists():
-            continue
-        told = [json.loads(line) for line in written.read_text().splitlines()]
-        points = [(line["seconds"] / 60, line["loss"]) for line in told if "loss" in line]
-        curves[run["model"]] = [point for point in points if point[1] < LOSS_SHOWN]
+        if run["model"] not in curves:
+            told = [line for line in read(work / _folder(run)) if "loss" in line]
+            points = [(line["seconds"] / 60, line["loss"]) for line in told]
+            curves[run["model"]] = [point for point in points if point[1] < LOSS_SHOWN]
     return lines("Loss while learning", curves, x="minutes", y="nats per character")
 
 

@@ -14,7 +14,7 @@ from twin.lm.corpus import Corpus
 from twin.lm.kernels.native import half
 from twin.lm.optim import Average, Gradients, Optimizers, Rates
 from twin.lm.precision import FORMATS, choose_precision
-from twin.lm.pretrain import Run
+from twin.lm.pretrain import Run, rates
 from twin.lm.recipe import Recipe
 
 
@@ -38,15 +38,6 @@ class TransformerRun(Run):
     def _state_entropy(self) -> float | None:
         """A KV cache has no such thing."""
         return None
-
-
-def rates(recipe: Recipe) -> Rates:
-    return Rates(
-        optimizer=recipe.optimizer, matrix_lr=recipe.matrix_lr, lr=recipe.lr,
-        weight_decay=recipe.weight_decay, momentum=recipe.momentum,
-        betas=(recipe.beta1, recipe.beta2), blocks=recipe.blocks,
-        newton_steps=recipe.newton_steps, rwkv_lr=recipe.rwkv_lr, mamba_lr=recipe.mamba_lr,
-    )  # fmt: skip
 
 
 def recipe_optimizers(model: nn.Module) -> Optimizers:

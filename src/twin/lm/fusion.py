@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twin.lm.config import MINGRU_GATES, HybridConfig
-from twin.lm.kernels.composed import wide
+from twin.lm.kernels.composed import unit_norm, wide
 from twin.lm.kernels.registry import Kernels
 
 PROJECTED_STD = 0.02
@@ -32,7 +32,7 @@ class Fuse(nn.Module):
 
     def normed(self, r: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
         """The branches as they are fused, with `branch_norm` each RMS-normalised."""
-        return (branch_norm(r), branch_norm(m)) if self.is_normed else (r, m)
+        return (unit_norm(r), unit_norm(m)) if self.is_normed else (r, m)
 
     def mixed(
         self, r: Tensor, m: Tensor, state: Tensor | None, kernels: Kernels
@@ -182,11 +182,6 @@ FUSIONS: dict[str, type[Fuse]] = {
     "CP": Projected,
     "MINGRU": MinGru,
 }
-
-
-def branch_norm(x: Tensor) -> Tensor:
-    """RMS-normalised over the channels, without a weight."""
-    return F.rms_norm(x, (x.shape[-1],), eps=1e-5)
 
 
 def logit(share: float) -> float:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twin.lm.config import SHIFT_RANK, SHIFTED, HybridConfig
-from twin.lm.kernels.composed import wide
+from twin.lm.kernels.composed import unit_norm, wide
 from twin.lm.kernels.registry import Kernels
 
 IN_GAIN = 0.5
@@ -217,4 +217,4 @@ def grouped_norm(x: Tensor, groups: int) -> Tensor:
     if not groups:
         return x
     grouped = x.view(*x.shape[:-1], groups, -1)
-    return F.rms_norm(grouped, (grouped.shape[-1],), eps=1e-5).flatten(-2)
+    return unit_norm(grouped).flatten(-2)

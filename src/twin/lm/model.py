@@ -18,7 +18,7 @@ from twin.lm import state as states
 from twin.lm.config import HybridConfig
 from twin.lm.errors import BadTokens
 from twin.lm.fusion import FUSIONS
-from twin.lm.kernels.composed import NORM_EPS
+from twin.lm.kernels.composed import unit_norm
 from twin.lm.kernels.registry import Kernels, choose
 from twin.lm.layers import Attention, FeedForward, Mamba2, Rwkv6, Scale
 from twin.lm.state import State
@@ -191,7 +191,7 @@ class HybridLM(nn.Module):
         # One draw a pass from the global generator; every layer's mask follows from it.
         seed = int(torch.randint(SEEDS, ()).item()) if drop else 0
         # RWKV's ln0: small embeddings, tied to the head, enter the stream at unit size.
-        x = F.rms_norm(self.embed(tokens_BT), (self.config.d_model,), eps=NORM_EPS)
+        x = unit_norm(self.embed(tokens_BT))
         x = F.dropout(x, drop) if drop else x
         y: Tensor | None = None
         new: list[Tensor] = []

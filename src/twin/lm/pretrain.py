@@ -130,7 +130,7 @@ class Run:
         self.dtype = compute_dtype(self.device, recipe.precision)
         self.called: nn.Module = self.model
         self.optimizers = Optimizers(
-            self.model, _rates(recipe), newton_dtype=FORMATS[self.precision]
+            self.model, rates(recipe), newton_dtype=FORMATS[self.precision]
         )
         self.gradients = Gradients(self.model)
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
@@ -512,7 +512,8 @@ def saved_recipe(folder: Path) -> Recipe:
     return Recipe.from_dict(rest["recipe"])
 
 
-def _rates(recipe: Recipe) -> Rates:
+def rates(recipe: Recipe) -> Rates:
+    """What a recipe tells the optimizer."""
     return Rates(
         optimizer=recipe.optimizer,
         matrix_lr=recipe.matrix_lr,

@@ -115,13 +115,18 @@ class Composed:
         with torch.autocast(r_BTD.device.type, enabled=False):
             r, m = wide(r_BTD), wide(m_BTD)
             if normed:
-                r, m = (F.rms_norm(x, x.shape[-1:], eps=NORM_EPS) for x in (r, m))
+                r, m = unit_norm(r), unit_norm(m)
             for_r, for_m = wide(weight).view(2, -1)
             gate = torch.sigmoid(r @ for_r + m @ for_m + wide(bias))[..., None]
             return (m + gate * (r - m)).to(r_BTD.dtype)
 
     def relu2(self, x: Tensor) -> Tensor:
         return F.relu(x).square()
+
+
+def unit_norm(x: Tensor) -> Tensor:
+    """RMS-normalised over the channels, without a weight."""
+    return F.rms_norm(x, x.shape[-1:], eps=NORM_EPS)
 
 
 def causal_convolution(seen: Tensor, weight_CW: Tensor, bias_C: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ class Gate(ctypes.Structure):
         *_numbers("rows D threads normed"),
         *_tensors("r m out"),
         *_pointers("weight bias"),
-        ("eps", ctypes.c_float),
+        *_floats("eps"),
         *_pointers("kept"),
         *_tensors("d_out dr dm"),
         *_pointers("d_weight"),
