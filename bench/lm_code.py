@@ -42,7 +42,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lm_peers import verdict
+import verdict
 from lm_peers.workers import Clock, Measure, Worker, WorkerFailed, peak_mb, serve
 
 HELD_OUT = 0.1

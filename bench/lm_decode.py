@@ -27,7 +27,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lm_peers import verdict
+import verdict
 from lm_peers.workers import Clock, Measure, Worker, WorkerFailed, peak_mb, serve
 
 VOCABULARY = 65

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_peers import verdict
+import verdict
 from lm_peers.workers import Clock, Measure, Worker, WorkerFailed, serve
 
 OURS = ("hybrid-triton", "hybrid-triton-compiled", "hybrid-compiled")

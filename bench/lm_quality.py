@@ -35,7 +35,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lm_peers import verdict
+import verdict
 from lm_peers.workers import Clock, Measure, Worker, WorkerFailed, peak_mb, serve
 
 HYBRID: dict[str, dict[str, Any]] = {

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_peers import verdict
+import verdict
 from lm_peers.workers import Clock, Measure, Worker, WorkerFailed, peak_mb, serve
 
 VOCABULARY = 65

@@ -1,5 +1,7 @@
 """Whole histories, made in a fraction of a second by `git fast-import`."""
 
+import hashlib
+import importlib.metadata
 import os
 import random
 import subprocess
@@ -7,6 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from tests.observe.small_project import NEEDED, wheel_of
+
+from twin.coding.testing.results import TestEnvironment
+from twin.observe import environments
+from twin.observe.environments import Lock
 
 # Before torch is imported anywhere: threads that wait for each other cost small tests more than
 # they give, above all beside other work. What is about threads asks for them.
@@ -113,3 +120,34 @@ def new_repository(tmp_path: Path) -> Callable[..., Path]:
 def run_git() -> Callable[..., str]:
     """Runs git in a folder as somebody with a name, and gives what it says."""
     return git
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheels")
+    for name in NEEDED:
+        wheel_of(name, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_environment(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> TestEnvironment:
+    """A Python with pytest and nothing else, its modules compiled: ours loads many plug-ins."""
+    versions = {name: importlib.metadata.version(name) for name in NEEDED}
+    files = {path.name.partition("-")[0]: path for path in wheels.iterdir()}
+    text = "\n".join(
+        f"{name}=={version} --hash=sha256:{hashlib.sha256(files[name].read_bytes()).hexdigest()}"
+        for name, version in versions.items()
+    )
+    place = tmp_path_factory.mktemp("environments")
+    python = environments.make(Lock(text=text, until=""), wheels, place, environments.own_python())
+    return TestEnvironment(python=python)
+
+
+@pytest.fixture
+def no_index(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uv and pip see nothing but the local wheels."""
+    for program in ("UV", "PIP"):
+        monkeypatch.setenv(f"{program}_NO_INDEX", "1")
+        monkeypatch.setenv(f"{program}_FIND_LINKS", str(wheels))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")

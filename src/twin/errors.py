@@ -8,6 +8,8 @@ TwinError
 │   ├── UnknownVersion        a model version that the registry does not know
 │   ├── UnknownCall           a call that the store does not hold
 │   ├── UnknownKey            a virtual key that the store does not hold
+│   ├── BadPlan               a plan that cannot be read or carried out
+│   ├── PackDamaged           a repository pack that is not as it was written
 │   ├── BadRequest            a request to the gateway that cannot be read
 │   └── Untranslatable        a request that another dialect has no words for
 ├── MissingRequirement        exit 3: a program, package or permission is missing
@@ -55,6 +57,14 @@ class UnknownCall(UsageError):
 
 class UnknownKey(UsageError):
     """The store holds no such virtual key."""
+
+
+class BadPlan(UsageError, ValueError):
+    """A plan is not the JSON that was asked for, or its steps do not fit together."""
+
+
+class PackDamaged(UsageError):
+    """A file of a repository pack is missing, altered, or for another kind of machine."""
 
 
 class BadRequest(UsageError, ValueError):

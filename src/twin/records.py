@@ -70,6 +70,61 @@ class MinedCommit:
     """The first rule that removed it, None where it is kept."""
 
 
+SandboxLevel = Literal["bubblewrap", "landlock"]
+"""`bubblewrap`: namespaces of its own (user or an unprivileged uid, processes, network with a
+loopback, mounts) and a system call filter. `landlock`: for machines that forbid namespaces; file
+access by Landlock, no sockets at all, no signals to others, a system call filter."""
+
+TestClass = Literal[
+    "fail_to_pass", "pass_to_pass", "guard", "flaky", "both_fail", "pass_to_fail", "skipped"
+]  # fmt: skip
+"""`fail_to_pass`: fails before and passes after, or is new and could not even be collected before.
+`pass_to_pass`: passed with the parent and passes after. `guard`: new, and passes on both sides.
+`flaky`: not the same in every run of one side. `both_fail`: fails after, and did not pass with
+the parent. `pass_to_fail`: the commit breaks it. `skipped`: did not run after, so says nothing."""
+
+WhyInvalid = Literal[
+    "", "no_parent", "no_tests", "no_environment", "nothing_runs", "nothing_passes",
+    "nothing_fails", "flaky_only", "unfinished", "error",
+]  # fmt: skip
+"""Why a commit is not valid. `nothing_runs`: no test could be collected after it; `nothing_passes`:
+none passes after; `nothing_fails`: none fails before (a refactoring, or tests that only guard);
+`flaky_only`: what failed before did not do so every time; `unfinished`: a limit was met; `error`:
+this program failed, three times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What running a commit's tests before and after it showed."""
+
+    commit_id: str
+    parent_id: str
+    why: WhyInvalid
+    """Empty where the commit is valid: a test fails before and passes after, every time."""
+    detail: str = ""
+    """One sentence more, empty where the reason says all."""
+    environment: str = ""
+    """The key of the environment it ran in."""
+    classes: dict[str, TestClass] = field(default_factory=dict)
+    """By pytest's node id."""
+    selection: tuple[str, ...] = ()
+    """The files that were run, the same on every side; empty means the whole suite."""
+    level: SandboxLevel | None = None
+    """How the code was confined; None where nothing ran."""
+    num_runs: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+
+    @property
+    def is_valid(self) -> bool:
+        """At least one test fails before and passes after, every time."""
+        return not self.why
+
+    def tests(self, wanted: TestClass) -> list[str]:
+        """The node ids of one class, in the order they ran."""
+        return [test for test, found in self.classes.items() if found == wanted]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One localisation task from history: given `query` and the tree at `parent_id`, find

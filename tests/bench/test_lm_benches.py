@@ -11,7 +11,7 @@ import lm_decode
 import lm_gpu
 import lm_quality
 import lm_train
-from lm_peers import verdict
+import verdict
 from lm_peers.workers import Worker, WorkerFailed
 
 CHILD = """

@@ -27,8 +27,11 @@ from twin.backends.http import HttpClient
 from twin.backends.secrets import resolve
 from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door
+from twin.coding.sandbox.cell import fault_of
+from twin.coding.sandbox.limits import LEVELS
 from twin.config import Config, ModelConfig, load_config
 from twin.errors import MissingRequirement, RepositoryError, TwinError
+from twin.observe.environments import uv_program
 from twin.store.database import journal_folder
 from twin.store.ingest import backlog_bytes
 
@@ -291,12 +294,23 @@ def _postgres(door: Door) -> Iterator[Check]:
     yield _program("PostgreSQL server", server, "only for the tests: apt-get install postgresql")
 
 
+def _sandbox(door: Door) -> Iterator[Check]:
+    """Every level, each tried with a real command."""
+    faults = {level: fault_of(level) for level in LEVELS}
+    works = [level for level, fault in faults.items() if fault is None]
+    found = "; ".join(f"{level} {fault or 'works'}" for level, fault in faults.items())
+    if works[:1] == list(LEVELS[:1]):
+        yield Check(name="sandbox", status="ok", found=found)
+    else:
+        cure = "For `twin harness`: apt-get install bubblewrap, and allow user namespaces"
+        yield _optional("sandbox", found, cure)
+    try:
+        yield Check(name="uv", status="ok", found=_first_line(uv_program(), "--version"))
+    except MissingRequirement as error:
+        yield _optional("uv", "not installed", f"For `twin pack` and `twin harness`: {error}")
+
+
 def _programs(door: Door) -> Iterator[Check]:
-    yield _program(
-        "bubblewrap",
-        shutil.which("bwrap") or "",
-        "to run code of mined repositories apart: apt-get install bubblewrap",
-    )
     yield _program(
         "universal-ctags",
         _universal_ctags(),
@@ -369,6 +383,7 @@ CHECKS: tuple[Callable[[Door], Iterator[Check]], ...] = (
     _models,
     _journal,
     _postgres,
+    _sandbox,
     _programs,
     _torch,
     _kernels,

@@ -21,6 +21,9 @@ MAX_TREE_FILES: Final = 1_000_000
 """Above the largest projects; a few crafted trees can stand for more files than fit in memory."""
 
 MAX_TREE_DEPTH: Final = 300
+MAX_ARCHIVE_BYTES: Final = 1 << 30
+"""A tree is held in memory whole while it runs; none that was met is a tenth of this."""
+
 CACHED_ENTRIES: Final = 400_000
 """Files in all cached trees together: some 60 MB. Neighbouring commits share nearly all."""
 
@@ -147,6 +150,27 @@ class GitRepository:
             if info is None:
                 raise GitFailed(0, f"commit {commit_id} or its tree is missing")
             return self._trees.files(info.object_id)
+        except GitFailed as failure:
+            raise self.damaged(failure) from failure
+
+    def archive(self, commit_id: str, paths: Iterable[str] = ()) -> bytes:
+        """A tar archive of a commit's tree, links and executable files included; of `paths` alone
+        where there are any (each must exist). Text is as it is stored, and what a release would
+        leave out is there."""
+        named = [f":(literal,top){path}" for path in paths]
+        tree = f"{_checked(commit_id)}^{{tree}}"
+        try:
+            with self.objects.stream(
+                "-c", "tar.umask=0022", "archive", "--format=tar", tree, "--", *named
+            ) as child:
+                whole = child.stdout.read(MAX_ARCHIVE_BYTES + 1)
+                if len(whole) > MAX_ARCHIVE_BYTES:
+                    raise RepositoryError(
+                        f"Commit {commit_id} of {self.root} holds more than "
+                        f"{MAX_ARCHIVE_BYTES >> 20} MiB. It is too large to be run."
+                    )
+                child.finish()
+                return whole
         except GitFailed as failure:
             raise self.damaged(failure) from failure
 

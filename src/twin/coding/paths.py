@@ -125,6 +125,8 @@ def counted_attributes() -> str:
     folders = _TEST_FOLDERS | _VENDORED | _GENERATED_FOLDERS | _DOC_FOLDERS
     # `!diff` and not `diff`, which would have git compare even a binary file that ends in .py.
     lines = ["* -diff", *(f"*{extension} !diff" for extension in sorted(EXTENSIONS))]
+    # An archive of a tree is what was committed, whatever a release leaves out or fills in.
+    lines.append("* -export-ignore -export-subst")
     return "\n".join([*lines, *(f"**/{folder}/** -diff" for folder in sorted(folders)), ""])
 
 

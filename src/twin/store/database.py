@@ -25,6 +25,7 @@ from twin.store.runs import RunLog, forget_stages
 from twin.store.sessions import Sessions
 from twin.store.snapshots import Snapshots
 from twin.store.upgrade import upgrade
+from twin.store.validations import ValidationLog
 
 FOLDER = ".twin"
 DEFAULT_WAIT_S = 30.0
@@ -49,6 +50,7 @@ class Store:
         self.runs = RunLog(database)
         self.sessions = Sessions(database)
         self.snapshots = Snapshots(database)
+        self.validations = ValidationLog(database)
 
     @property
     def engine(self) -> Engine:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from twin.store.columns import AnyText, Id, JsonText
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration. Written here too, so that opening a store need not import Alembic."""
 
 metadata = MetaData(
@@ -192,6 +192,22 @@ raw_key_end = Table(
     Column("key_id", ForeignKey(raw_key.c.key_id), primary_key=True),
     Column("at", Double, nullable=False),
     info={"what": "When a virtual key was revoked."},
+)
+
+raw_validation = Table(
+    "raw_validation",
+    metadata,
+    Column("id", Id, primary_key=True),
+    # A digest of the pack, the commit, its environment and how it was asked: one answer for each.
+    Column("lookup", String(64), nullable=False, unique=True),
+    Column("pack", AnyText, nullable=False),
+    Column("commit_id", String(64), nullable=False, index=True),
+    Column("why", String(16), nullable=False),
+    Column("level", String(16)),
+    Column("seconds", Double, nullable=False),
+    Column("result", JsonText, nullable=False),
+    Column("at", Double, nullable=False),
+    info={"what": "What running a commit's tests showed, and `why` it is not valid."},
 )
 
 # ---------------------------------------------------------------- curated: can be made again

@@ -1,0 +1,128 @@
+"""Runs pytest inside the sandbox and says what each test came to, as it happens.
+
+A script for the tested project's own Python and pytest, whatever their age: standard library of
+Python 3.8, hooks of pytest 3. Reads what to run, as JSON, from the descriptor `TWIN_INPUT`; writes
+one JSON line for every event to `TWIN_RESULTS`, so that a crash loses no result but its own test's.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import sys
+import time
+from typing import Any
+
+TEXT = 2_000
+"""Characters of a failure that are passed on, from its end."""
+
+
+class Stream:
+    """A pytest plugin: selects, seeds, reports."""
+
+    def __init__(self, told: dict[str, Any], results: int) -> None:
+        self.told = told
+        self.results = results
+        self.process = os.getpid()
+        self.outcome = ""
+        self.text = ""
+        self.started = 0.0
+
+    def say(self, kind: str, **facts: object) -> None:
+        if os.getpid() != self.process:
+            return  # a test has forked, and its child came back here
+        line = json.dumps({"kind": kind, **facts}).encode() + b"\n"
+        while line:
+            line = line[os.write(self.results, line) :]
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        only, without = self.told["only"], set(self.told["without"])
+        if only is not None:
+            wanted = set(only)
+            items[:] = [item for item in items if item.nodeid in wanted]
+        items[:] = [item for item in items if item.nodeid not in without]
+        if self.told["reverse"]:
+            items.reverse()
+        repeated = set(self.told["repeated"])
+        again = [item for item in items if item.nodeid in repeated]
+        for _ in range(self.told["num_repeats"]):
+            items += [another(item) for item in again]
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self.say("broken", id=report.nodeid, text=text_of(report))
+
+    def pytest_collection_finish(self, session: Any) -> None:
+        self.say("collected", ids=[item.nodeid for item in session.items])
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.outcome = self.text = ""
+        self.started = time.perf_counter()
+        self.say("start", id=nodeid)
+
+    def pytest_runtest_setup(self, item: Any) -> None:
+        random.seed(self.told["seed"])
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and hasattr(numpy, "random"):
+            numpy.random.seed(self.told["seed"])
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        expected = hasattr(report, "wasxfail")
+        if report.failed:
+            found = "failed" if report.when == "call" else "error"
+        elif report.skipped:
+            found = "xfailed" if expected else "skipped"
+        elif report.when == "call":
+            found = "xpassed" if expected else "passed"
+        else:
+            return
+        # The worst of set-up, call, subtests and tear-down.
+        order = ("", "passed", "xpassed", "xfailed", "skipped", "failed", "error")
+        if order.index(found) > order.index(self.outcome):
+            self.outcome = found
+            self.text = text_of(report) if report.failed else ""
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        seconds = time.perf_counter() - self.started
+        self.say("end", id=nodeid, outcome=self.outcome, seconds=seconds, text=self.text)
+
+
+def another(item: Any) -> Any:
+    """The same test once more. Not the same object: pytest would not tear it down between."""
+    made = copy.copy(item)
+    if hasattr(made, "_initrequest"):
+        made._initrequest()
+    return made
+
+
+def text_of(report: Any) -> str:
+    return str(getattr(report, "longreprtext", "") or report.longrepr or "")[-TEXT:]
+
+
+def main() -> None:
+    with os.fdopen(int(os.environ.pop("TWIN_INPUT")), "rb") as given:
+        told = json.load(given)
+    results = int(os.environ.pop("TWIN_RESULTS"))
+    os.set_inheritable(results, False)
+    here = os.getcwd()
+    roots = [os.path.normpath(os.path.join(here, root)) for root in told["roots"]] + told["last"]
+    sys.path[0:1] = roots
+    os.environ["PYTHONPATH"] = os.pathsep.join(roots)
+
+    import pytest
+
+    stream = Stream(told, results)
+    # After whatever else would put them in another order.
+    pytest.hookimpl(trylast=True)(Stream.pytest_collection_modifyitems)
+    pytest.hookimpl(tryfirst=True)(Stream.pytest_runtest_setup)
+    code = int(pytest.main(told["arguments"], plugins=[stream]))
+    stream.say("done", code=code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a thread that never ends would hold up an ordinary exit
+
+
+if __name__ == "__main__":
+    main()

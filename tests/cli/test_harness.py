@@ -1,0 +1,71 @@
+"""`twin pack`, `twin packs` and `twin harness validate`, as a user meets them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.coding.conftest import World
+from tests.observe.small_project import FIRST, SECOND
+
+from twin.cli.main import run
+
+pytestmark = pytest.mark.usefixtures("no_index")
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World(tmp_path / "world")
+    world.grow(*(("Make add add its numbers instead", files) for files in (FIRST, SECOND)))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return world
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_repository_is_packed_found_and_validated(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["pack", str(world.root), "--json"]) == 0
+    packed = told(capsys)
+    assert Path(packed["folder"]).name == "world.pack"
+    assert packed["commits"] == 1
+    assert packed["environments"][0]["num_passing"] == 2
+    assert run(["packs", "--json"]) == 0
+    assert [one["name"] for one in told(capsys)["packs"]] == ["world"]
+    assert run(["harness", "validate", "world.pack", "--workers", "1", "--json"]) == 0
+    found = told(capsys)
+    assert (found["num_valid"], found["num_commits"], found["num_known"]) == (1, 1, 0)
+    assert found["validations"][0]["classes"]["tests/test_calc.py::test_sum"] == "fail_to_pass"
+    assert run(["harness", "validate", "world.pack"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 of 1 valid" in shown
+    assert "1 known before" in shown
+
+
+def test_people_get_tables(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pack", str(world.root), "--out", "x.pack", "--newest", "1"]) == 0
+    assert "1 commits, 1 with an environment" in capsys.readouterr().out
+    assert run(["packs"]) == 0
+    assert "world" in capsys.readouterr().out
+    Path("x.pack/manifest.json").write_text("{}")
+    assert run(["packs"]) == 0
+    assert "cannot be read" in capsys.readouterr().out
+
+
+def test_what_is_no_pack_is_said(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["harness", "validate", str(world.root)]) == 2
+    assert "is no pack" in capsys.readouterr().err
+    assert run(["packs", "/nowhere"]) == 2
+    capsys.readouterr()
+    assert run(["packs"]) == 0
+    assert "None here" in capsys.readouterr().out
+
+
+def test_what_is_there_is_not_packed_over(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("world.pack").mkdir()
+    assert run(["pack", str(world.root)]) == 2
+    assert "is there already" in capsys.readouterr().err

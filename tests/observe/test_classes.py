@@ -1,0 +1,85 @@
+"""The class of a test follows from what it did on the three sides."""
+
+import pytest
+
+from twin.coding.testing.results import Outcome, TestResult, TestRun
+from twin.observe.classes import Sides, classify
+from twin.records import TestClass
+
+
+def run(*, broken: bool = False, unsteady: bool = False, **outcomes: Outcome) -> TestRun:
+    return TestRun(
+        results={test: TestResult(outcome=found, seconds=0.1) for test, found in outcomes.items()},
+        broken={"test_x.py": "ImportError"} if broken else {},
+        fault="",
+        unsteady=frozenset({"t"}) if unsteady else frozenset(),
+        level="bubblewrap",
+        num_starts=1,
+        wall_s=1,
+        cpu_s=1,
+        peak_bytes=1,
+        output="",
+    )
+
+
+NONE = run()
+
+
+@pytest.mark.parametrize(
+    ("base", "before", "after", "expected"),
+    [
+        (run(t="passed"), run(t="passed"), run(t="passed"), "pass_to_pass"),
+        (run(t="passed"), run(t="failed"), run(t="passed"), "fail_to_pass"),
+        (NONE, run(t="error"), run(t="passed"), "fail_to_pass"),
+        (NONE, run(t="crashed"), run(t="passed"), "fail_to_pass"),
+        (NONE, run(t="timeout"), run(t="passed"), "fail_to_pass"),
+        (None, NONE, run(t="passed"), "fail_to_pass"),
+        (NONE, run(broken=True), run(t="passed"), "fail_to_pass"),
+        (NONE, run(t="passed"), run(t="passed"), "guard"),
+        (None, run(t="passed"), run(t="xpassed"), "guard"),
+        (NONE, run(t="skipped"), run(t="passed"), "guard"),
+        (run(t="passed"), run(t="skipped"), run(t="passed"), "pass_to_pass"),
+        (run(t="passed"), run(t="passed"), run(t="failed"), "pass_to_fail"),
+        (run(t="failed"), run(t="failed"), run(t="failed"), "both_fail"),
+        (NONE, run(t="failed"), run(t="failed"), "both_fail"),
+        (run(t="passed"), run(t="passed"), run(t="skipped"), "skipped"),
+        (run(t="failed"), run(t="failed"), run(t="xfailed"), "skipped"),
+    ],
+)
+def test_a_test_has_the_class_of_its_sides(
+    base: TestRun | None, before: TestRun, after: TestRun, expected: TestClass
+) -> None:
+    assert classify(Sides(base=base, before=[before], after=[after])) == {"t": expected}
+
+
+def test_an_import_error_on_the_parent_makes_no_old_test_a_proof() -> None:
+    """The commit's tests import a new name, so the whole file is missing before."""
+    sides = Sides(
+        base=run(old="passed"), before=[run(broken=True)], after=[run(old="passed", new="passed")]
+    )
+    assert classify(sides) == {"old": "pass_to_pass", "new": "fail_to_pass"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([run(t="failed"), run(t="passed")], [run(t="passed"), run(t="passed")]),
+        ([run(t="failed"), run(t="failed")], [run(t="passed"), run(t="failed")]),
+        ([run(t="failed"), run(t="failed")], [run(t="passed"), NONE]),
+        ([run(t="failed", unsteady=True)], [run(t="passed")]),
+        ([run(t="failed")], [run(t="passed", unsteady=True)]),
+    ],
+)
+def test_what_is_not_the_same_in_every_repeat_is_flaky(
+    before: list[TestRun], after: list[TestRun]
+) -> None:
+    assert classify(Sides(base=NONE, before=before, after=after))["t"] == "flaky"
+
+
+def test_two_ways_of_failing_are_one_kind() -> None:
+    sides = Sides(
+        base=NONE,
+        before=[run(t="failed"), run(t="error")],
+        after=[run(t="passed"), run(t="passed")],
+    )
+    assert classify(sides) == {"t": "fail_to_pass"}

@@ -1,0 +1,219 @@
+"""A pack holds all that its tests need; made from local wheels, so no test asks the network."""
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.coding.conftest import World
+from tests.observe.small_project import FIRST, PYPROJECT, SECOND, TESTS
+
+from twin.coding.git import GitRepository
+from twin.coding.history import read_history
+from twin.coding.sandbox.cell import Sandbox
+from twin.config import MineConfig
+from twin.errors import PackDamaged, UsageError
+from twin.observe import environments
+from twin.observe.environments import EnvironmentFailed, Lock, resolve
+from twin.observe.mine import mine
+from twin.observe.packs import (
+    MANIFEST,
+    Manifest,
+    find_packs,
+    open_pack,
+    pack,
+    qualifying,
+    read_manifest,
+)
+from twin.observe.requirements import Needs
+
+pytestmark = pytest.mark.usefixtures("no_index")
+Pack = Callable[..., Manifest]
+
+
+@pytest.fixture
+def packed(world: World, sandbox: Sandbox, tmp_path: Path) -> Pack:
+    """Packs the world to a folder."""
+
+    def make(*commits: dict[str, str | None], out: str = "world.pack") -> Manifest:
+        world.grow(*(("Make add add its numbers instead", files) for files in commits))
+        with GitRepository.open(world.root) as repository:
+            mined = list(mine(read_history(repository), MineConfig()))
+            return pack(repository, qualifying(mined), tmp_path / out, sandbox)
+
+    return make
+
+
+def test_a_pack_holds_its_commits_with_an_environment_in_which_they_pass(
+    packed: Pack, tmp_path: Path
+) -> None:
+    made = packed(FIRST, SECOND)
+    (commit,) = made.commits[-1:]
+    (environment,) = made.environments
+    assert environment.fault == environment.built == ""
+    assert (environment.num_tests, environment.num_passing) == (2, 2)
+    assert {"pytest", "packaging"} <= environment.packages.keys()
+    assert commit.environment == environment.key
+    folder = tmp_path / "world.pack"
+    assert read_manifest(folder) == made
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "built", "locks", MANIFEST, "packages", "repo",
+    ]  # fmt: skip
+
+
+def test_an_opened_pack_makes_its_environments_without_an_index(
+    packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = packed(FIRST, SECOND)
+    monkeypatch.setenv("UV_FIND_LINKS", "/nowhere")
+    opened = open_pack(tmp_path / "world.pack", tmp_path / "environments")
+    environment = opened.environment(made.environments[0].key)
+    assert environment.python.exists()
+    assert environment.files.keys() == {"calc/_version.py"}
+    with opened.repository() as repository:
+        assert repository.head() == made.head
+        assert repository.name == made.name
+    assert opened.environment(made.environments[0].key) == environment
+
+
+def test_a_pack_moves_like_any_folder(packed: Pack, tmp_path: Path) -> None:
+    packed(FIRST, SECOND)
+    (tmp_path / "stick").mkdir()
+    (tmp_path / "world.pack").rename(tmp_path / "stick" / "moved")
+    (found,) = find_packs(tmp_path / "stick")
+    assert found[0] == tmp_path / "stick" / "moved"
+    assert isinstance(found[1], Manifest)
+    open_pack(tmp_path / "stick" / "moved", tmp_path / "environments")
+
+
+@pytest.mark.parametrize("what", ["altered", "removed", "added"])
+def test_a_damaged_pack_is_refused_with_the_file(packed: Pack, tmp_path: Path, what: str) -> None:
+    packed(FIRST, SECOND)
+    folder = tmp_path / "world.pack"
+    wheel = next((folder / "packages").glob("pytest-*"))
+    if what == "altered":
+        wheel.write_bytes(wheel.read_bytes()[:-1] + b"x")
+    elif what == "removed":
+        wheel.unlink()
+    else:
+        wheel = folder / "packages" / "evil-1-py3-none-any.whl"
+        wheel.write_bytes(b"x")
+    with pytest.raises(PackDamaged, match=wheel.name):
+        open_pack(folder, tmp_path / "environments")
+
+
+def test_an_edited_manifest_is_refused(packed: Pack, tmp_path: Path) -> None:
+    packed(FIRST, SECOND)
+    path = tmp_path / "world.pack" / MANIFEST
+    told = json.loads(path.read_text())
+    told["commits"][0]["labels"] = ["mine"]
+    path.write_text(json.dumps(told))
+    with pytest.raises(PackDamaged, match="edited"):
+        read_manifest(path.parent)
+    ((_, fault),) = find_packs(path.parent)
+    assert isinstance(fault, str)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "one"}', "\x00", '{"format": 1e400}'])
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(PackDamaged):
+        read_manifest(tmp_path)
+
+
+def test_a_folder_without_a_manifest_is_no_pack(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no pack"):
+        open_pack(tmp_path, tmp_path)
+    assert list(find_packs(tmp_path)) == []
+
+
+def test_a_pack_of_another_machine_is_refused(
+    packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed(FIRST, SECOND)
+    monkeypatch.setattr("platform.machine", lambda: "sparc")
+    with pytest.raises(PackDamaged, match="Pack the repository again"):
+        open_pack(tmp_path / "world.pack", tmp_path / "environments")
+
+
+def test_an_environment_in_which_tests_fail_is_kept_with_its_reason(packed: Pack) -> None:
+    made = packed(FIRST, {**SECOND, "calc/__init__.py": "def add(a, b): return None\n"})
+    assert made.environments[0].fault == ("only 1 of 2 tests pass, and 0 files cannot be collected")
+
+
+def test_a_project_that_cannot_be_built_runs_without_its_metadata(packed: Pack) -> None:
+    broken = {**FIRST, "backend.py": "raise ValueError('no compiler here')"}
+    made = packed(broken, {**SECOND, "tests/test_calc.py": TESTS.replace(", _version", "")})
+    assert "no compiler here" in made.environments[0].built
+    assert made.environments[0].num_passing == 1
+
+
+def test_needs_that_no_index_has_are_left_out_and_said(packed: Pack) -> None:
+    wanted = PYPROJECT + "[dependency-groups]\ntest = ['no-such-package-anywhere', 'pytest']\n"
+    made = packed({**FIRST, "pyproject.toml": wanted}, SECOND)
+    assert "no-such-package-anywhere" in made.environments[0].left_out
+
+
+def test_a_commit_whose_own_needs_cannot_be_met_has_no_environment(packed: Pack) -> None:
+    wanted = PYPROJECT.replace('"packaging"', '"no-such-package-anywhere"')
+    made = packed({**FIRST, "pyproject.toml": wanted}, SECOND)
+    assert made.environments == []
+    assert "no-such-package-anywhere" in made.failed[made.commits[-1].commit_id]
+
+
+def test_a_pack_is_there_whole_or_not_at_all(
+    packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("twin.observe.packs.build", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        packed(FIRST, SECOND)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["world"]
+
+
+def test_what_is_there_is_not_overwritten(packed: Pack, tmp_path: Path) -> None:
+    (tmp_path / "world.pack").mkdir()
+    with pytest.raises(UsageError, match="is there already"):
+        packed(FIRST, SECOND)
+
+
+# --- environments
+
+
+PYTHON = environments.own_python()
+
+
+def test_a_missing_wheel_is_a_reason(tmp_path: Path) -> None:
+    lock = Lock(text="pytest==9 --hash=sha256:" + "0" * 64, until="")
+    (tmp_path / "wheels").mkdir()
+    with pytest.raises(EnvironmentFailed, match="pytest"):
+        environments.make(lock, tmp_path / "wheels", tmp_path / "place", PYTHON)
+    assert not [path for path in (tmp_path / "place").iterdir() if not path.name.startswith(".")]
+
+
+def test_a_wheel_with_another_hash_is_refused(tmp_path: Path, wheels: Path) -> None:
+    version = importlib.metadata.version("iniconfig")
+    lock = Lock(text=f"iniconfig=={version} --hash=sha256:{'0' * 64}", until="")
+    with pytest.raises(EnvironmentFailed):
+        environments.make(lock, wheels, tmp_path / "place", PYTHON)
+
+
+def test_an_environment_does_not_change_with_the_wheels_it_was_made_from(
+    tmp_path: Path, wheels: Path
+) -> None:
+    lock = resolve(Needs(name="", runtime=("iniconfig",)), 0.0, PYTHON)
+    one = environments.make(lock, wheels, tmp_path / "place", PYTHON)
+    assert environments.make(lock, Path("/nowhere"), tmp_path / "place", PYTHON) == one
+
+
+def test_needs_are_resolved_as_of_their_day_but_not_before_this_python_was_settled() -> None:
+    settled = environments.SETTLED.get(sys.version_info[:2])
+    lock = resolve(Needs(name="", runtime=("iniconfig",)), 0.0, PYTHON)
+    # Local wheels have no date, so here the second attempt, as of today, is the one that works.
+    assert lock.until in ("", str(settled))
+    assert lock.packages.keys() == {"iniconfig", "pytest", "pluggy", "packaging", "pygments"}
+    assert lock.key == resolve(Needs(name="", runtime=("iniconfig",)), 0.0, PYTHON).key
