@@ -55,7 +55,7 @@ def trials(pack: Path, work: Path, newest: int | None) -> Iterator[dict[str, Any
     from twin.coding.paths import role_of
     from twin.coding.sandbox.cell import open_sandbox
     from twin.coding.testing.trees import Tree
-    from twin.cycle import validate_pack
+    from twin.cycle.harness import validate_pack
     from twin.observe.packs import open_pack
     from twin.observe.validate import Validator
     from twin.store.database import open_store

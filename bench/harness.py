@@ -70,7 +70,7 @@ PLANTED: dict[str, tuple[dict[str, str], dict[str, str], set[str]]] = {
 
 def validated(pack: Path, work: Path, newest: int | None, workers: int) -> Any:
     """One campaign with a store of its own; environments are shared and made before."""
-    from twin.cycle import validate_pack
+    from twin.cycle.harness import validate_pack
     from twin.store.database import open_store
 
     with tempfile.TemporaryDirectory(dir=work) as root, open_store(Path(root)) as store:

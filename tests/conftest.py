@@ -144,10 +144,14 @@ def small_environment(wheels: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return TestEnvironment(python=python)
 
 
-@pytest.fixture
-def no_index(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_network(monkeypatch: pytest.MonkeyPatch, wheels: Path) -> None:
     """uv and pip see nothing but the local wheels."""
     for program in ("UV", "PIP"):
         monkeypatch.setenv(f"{program}_NO_INDEX", "1")
         monkeypatch.setenv(f"{program}_FIND_LINKS", str(wheels))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+
+
+@pytest.fixture
+def no_index(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_network(monkeypatch, wheels)

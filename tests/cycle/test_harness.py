@@ -16,8 +16,8 @@ from tests.observe.small_project import FIRST, SECOND
 
 from twin.coding.git import GitRepository
 from twin.config import Config
-from twin.cycle import harness, pack_now, validate_pack
-from twin.cycle.harness import Validated
+from twin.cycle import harness
+from twin.cycle.harness import Validated, pack_now, validate_pack
 from twin.errors import UsageError
 from twin.observe.packs import Manifest
 from twin.records import Validation
@@ -144,7 +144,7 @@ def test_a_killed_campaign_goes_on_where_it_was(
     packed(FIRST, SECOND, *more)
     program = f"""
 from pathlib import Path
-from twin.cycle import validate_pack
+from twin.cycle.harness import validate_pack
 from twin.store.database import open_store
 root = Path({str(tmp_path)!r})
 validate_pack(root / "world.pack", open_store(root / "here"), root / "environments")

@@ -2,12 +2,14 @@
 
 import importlib.metadata
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.coding.conftest import World
+from tests.conftest import no_network
 from tests.observe.small_project import FIRST, PYPROJECT, SECOND, TESTS
 
 from twin.coding.git import GitRepository
@@ -33,30 +35,49 @@ pytestmark = pytest.mark.usefixtures("no_index")
 Pack = Callable[..., Manifest]
 
 
+@pytest.fixture(scope="module")
+def original(sandbox: Sandbox, wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pack that many tests copy."""
+    root = tmp_path_factory.mktemp("original")
+    with pytest.MonkeyPatch.context() as patched:
+        no_network(patched, wheels)
+        packing(World(root / "world"), sandbox, root / "world.pack", FIRST, SECOND)
+    return root / "world.pack"
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A pack of one commit."""
+    return Path(shutil.copytree(original, tmp_path / "world.pack", symlinks=True))
+
+
+def packing(world: World, sandbox: Sandbox, out: Path, *commits: dict[str, str | None]) -> Manifest:
+    world.grow(*(("Make add add its numbers instead", files) for files in commits))
+    with GitRepository.open(world.root) as repository:
+        mined = list(mine(read_history(repository), MineConfig()))
+        return pack(repository, qualifying(mined), out, sandbox)
+
+
 @pytest.fixture
 def packed(world: World, sandbox: Sandbox, tmp_path: Path) -> Pack:
     """Packs the world to a folder."""
 
-    def make(*commits: dict[str, str | None], out: str = "world.pack") -> Manifest:
-        world.grow(*(("Make add add its numbers instead", files) for files in commits))
-        with GitRepository.open(world.root) as repository:
-            mined = list(mine(read_history(repository), MineConfig()))
-            return pack(repository, qualifying(mined), tmp_path / out, sandbox)
+    def make(*commits: dict[str, str | None]) -> Manifest:
+        return packing(world, sandbox, tmp_path / "world.pack", *commits)
 
     return make
 
 
 def test_a_pack_holds_its_commits_with_an_environment_in_which_they_pass(
-    packed: Pack, tmp_path: Path
+    folder: Path, tmp_path: Path
 ) -> None:
-    made = packed(FIRST, SECOND)
+    made = read_manifest(folder)
     (commit,) = made.commits[-1:]
     (environment,) = made.environments
     assert environment.fault == environment.built == ""
     assert (environment.num_tests, environment.num_passing) == (2, 2)
     assert {"pytest", "packaging"} <= environment.packages.keys()
     assert commit.environment == environment.key
-    folder = tmp_path / "world.pack"
     assert read_manifest(folder) == made
     assert sorted(path.name for path in folder.iterdir()) == [
         "built", "locks", MANIFEST, "packages", "repo",
@@ -64,11 +85,11 @@ def test_a_pack_holds_its_commits_with_an_environment_in_which_they_pass(
 
 
 def test_an_opened_pack_makes_its_environments_without_an_index(
-    packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = packed(FIRST, SECOND)
+    made = read_manifest(folder)
     monkeypatch.setenv("UV_FIND_LINKS", "/nowhere")
-    opened = open_pack(tmp_path / "world.pack", tmp_path / "environments")
+    opened = open_pack(folder, tmp_path / "environments")
     environment = opened.environment(made.environments[0].key)
     assert environment.python.exists()
     assert environment.files.keys() == {"calc/_version.py"}
@@ -78,10 +99,9 @@ def test_an_opened_pack_makes_its_environments_without_an_index(
     assert opened.environment(made.environments[0].key) == environment
 
 
-def test_a_pack_moves_like_any_folder(packed: Pack, tmp_path: Path) -> None:
-    packed(FIRST, SECOND)
+def test_a_pack_moves_like_any_folder(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "stick").mkdir()
-    (tmp_path / "world.pack").rename(tmp_path / "stick" / "moved")
+    (folder).rename(tmp_path / "stick" / "moved")
     (found,) = find_packs(tmp_path / "stick")
     assert found[0] == tmp_path / "stick" / "moved"
     assert isinstance(found[1], Manifest)
@@ -89,9 +109,7 @@ def test_a_pack_moves_like_any_folder(packed: Pack, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["altered", "removed", "added"])
-def test_a_damaged_pack_is_refused_with_the_file(packed: Pack, tmp_path: Path, what: str) -> None:
-    packed(FIRST, SECOND)
-    folder = tmp_path / "world.pack"
+def test_a_damaged_pack_is_refused_with_the_file(folder: Path, tmp_path: Path, what: str) -> None:
     wheel = next((folder / "packages").glob("pytest-*"))
     if what == "altered":
         wheel.write_bytes(wheel.read_bytes()[:-1] + b"x")
@@ -104,9 +122,8 @@ def test_a_damaged_pack_is_refused_with_the_file(packed: Pack, tmp_path: Path, w
         open_pack(folder, tmp_path / "environments")
 
 
-def test_an_edited_manifest_is_refused(packed: Pack, tmp_path: Path) -> None:
-    packed(FIRST, SECOND)
-    path = tmp_path / "world.pack" / MANIFEST
+def test_an_edited_manifest_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = folder / MANIFEST
     told = json.loads(path.read_text())
     told["commits"][0]["labels"] = ["mine"]
     path.write_text(json.dumps(told))
@@ -130,12 +147,11 @@ def test_a_folder_without_a_manifest_is_no_pack(tmp_path: Path) -> None:
 
 
 def test_a_pack_of_another_machine_is_refused(
-    packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packed(FIRST, SECOND)
     monkeypatch.setattr("platform.machine", lambda: "sparc")
     with pytest.raises(PackDamaged, match="Pack the repository again"):
-        open_pack(tmp_path / "world.pack", tmp_path / "environments")
+        open_pack(folder, tmp_path / "environments")
 
 
 def test_an_environment_in_which_tests_fail_is_kept_with_its_reason(packed: Pack) -> None:
@@ -212,8 +228,7 @@ def test_an_environment_does_not_change_with_the_wheels_it_was_made_from(
 
 def test_needs_are_resolved_as_of_their_day_but_not_before_this_python_was_settled() -> None:
     settled = environments.SETTLED.get(sys.version_info[:2])
-    lock = resolve(Needs(name="", runtime=("iniconfig",)), 0.0, PYTHON)
+    lock = resolve(Needs(name="", runtime=("iniconfig",), tests=("pytest",)), 0.0, PYTHON)
     # Local wheels have no date, so here the second attempt, as of today, is the one that works.
     assert lock.until in ("", str(settled))
     assert lock.packages.keys() == {"iniconfig", "pytest", "pluggy", "packaging", "pygments"}
-    assert lock.key == resolve(Needs(name="", runtime=("iniconfig",)), 0.0, PYTHON).key

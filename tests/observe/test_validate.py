@@ -209,7 +209,7 @@ def test_planted_a_file_that_only_the_parent_lacks(world: World, validated: Vali
         ("import time\ntime.sleep(60)\n", "nothing_runs"),
         ("import os\nos._exit(0)\n", "nothing_runs"),
         ("while True: print('x' * 100_000)\n", "nothing_runs"),
-        ("import shutil\nshutil.rmtree('.')\ndef test_a(): assert 0\n", "nothing_passes"),
+        ("import shutil\ndef test_a():\n    shutil.rmtree('.', True)\n    assert 0\n", "nothing_passes"),
         (
             "import socket\ndef test_a(): socket.create_connection(('192.0.2.1', 80), 1)\n",
             "nothing_passes",

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from twin.records import Lineage, RankedFile, RetrievalDecision
+from twin.records import Lineage, RankedFile, RetrievalDecision, Validation
 from twin.store import schema, upgrade
 from twin.store.database import Store
 
@@ -130,6 +130,7 @@ def _fill_raw(store: Store) -> None:
             seconds=0.1,
         )
     )
+    store.validations.add("a/b", "asked", Validation(commit_id="c", parent_id="p", why=""))
     key, _ = store.keys.create("agent")
     store.keys.revoke(key.key_id)
     session = store.sessions.start("task")

@@ -25,7 +25,7 @@ def command() -> None:
     \b
     Example:
       twin pack ~/src/project
-      twin harness validate project.pack
+      twin harness validate project.pack --json
     """
 
 
@@ -79,8 +79,7 @@ def validate(
       twin harness validate project.pack --newest 20
       twin harness validate project.pack --tests full --json
     """
-    from twin.cycle import validate_pack
-    from twin.cycle.harness import default_workers
+    from twin.cycle.harness import default_workers, validate_pack
 
     with door.home_store() as (_, _, store), show.stages(quiet=as_json) as tell:
         found = validate_pack(

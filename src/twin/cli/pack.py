@@ -39,7 +39,7 @@ def command(
       twin pack ~/src/project --newest 100 --out project.pack
       twin harness validate project.pack
     """
-    from twin.cycle import pack_now
+    from twin.cycle.harness import pack_now
 
     with door.place(path) as place, show.stages(quiet=as_json) as tell:
         repository = place.repository
