@@ -387,7 +387,9 @@ def open_pack(
         if found.get(path) != manifest.files.get(path):
             what = "is missing" if path not in found else "is not as it was packed"
             raise PackDamaged(f"{folder / path} {what}. Copy the pack again, or make it anew.")
-    return Packed(folder=folder, manifest=manifest, place=place, python=python)
+    return Packed(
+        folder=folder.absolute(), manifest=manifest, place=place.absolute(), python=python
+    )
 
 
 def read_manifest(folder: Path) -> Manifest:
