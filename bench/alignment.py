@@ -51,11 +51,10 @@ def trials(pack: Path, work: Path, newest: int | None) -> Iterator[dict[str, Any
     from twin.coding.alignment import alignment
     from twin.coding.changed import Sides, plan_of
     from twin.coding.gold import carried_out
-    from twin.coding.history import read_history
     from twin.coding.paths import role_of
     from twin.coding.sandbox.cell import open_sandbox
     from twin.coding.testing.trees import Tree
-    from twin.cycle.harness import validate_pack
+    from twin.cycle.harness import read_commit, validate_pack
     from twin.observe.packs import open_pack
     from twin.observe.validate import Validator
     from twin.store.database import open_store
@@ -66,9 +65,7 @@ def trials(pack: Path, work: Path, newest: int | None) -> Iterator[dict[str, Any
     chance = random.Random(SEED)
     with packed.repository() as repository:
         for proof in (one for one in found.validations if one.is_valid):
-            (commit,) = read_history(
-                repository, revision=proof.commit_id, since=f"{proof.commit_id}^"
-            )
+            commit = read_commit(repository, proof.commit_id)
             validator = Validator(repository, open_sandbox(), packed.environment(proof.environment))
             changes = [c for c in commit.changes if role_of(c.path) != "test"]
             blobs = [blob for c in changes for blob in (c.old_blob, c.new_blob) if blob]

@@ -79,8 +79,8 @@ def validated(pack: Path, work: Path, newest: int | None, workers: int) -> Any:
 
 def replayed(pack: Path, work: Path, found: Any) -> dict[str, Any]:
     """Each valid commit's own tree against its proof, several times."""
-    from twin.coding.history import read_history
     from twin.coding.sandbox.cell import open_sandbox
+    from twin.cycle.harness import read_commit
     from twin.observe.packs import open_pack
     from twin.observe.validate import Validator
 
@@ -90,7 +90,7 @@ def replayed(pack: Path, work: Path, found: Any) -> dict[str, Any]:
     with packed.repository() as repository:
         for one in valid:
             validator = Validator(repository, open_sandbox(), packed.environment(one.environment))
-            (commit,) = read_history(repository, revision=one.commit_id, since=f"{one.commit_id}^")
+            commit = read_commit(repository, one.commit_id)
             missed = [test for _ in range(REPLAYS) for test in validator.grade(commit, one)]
             stable += not missed
             if missed:

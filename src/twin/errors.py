@@ -13,6 +13,7 @@ TwinError
 │   ├── BadRequest            a request to the gateway that cannot be read
 │   └── Untranslatable        a request that another dialect has no words for
 ├── MissingRequirement        exit 3: a program, package or permission is missing
+├── EnvironmentFailed         exit 3: a project's environment could not be made
 ├── StoreError                exit 3: the store cannot be used
 │   ├── StoreLocked           another process holds it
 │   ├── StoreCorrupt          its file is damaged
@@ -77,6 +78,12 @@ class Untranslatable(UsageError, ValueError):
 
 class MissingRequirement(TwinError):
     """A program, a package or a permission is missing."""
+
+    exit_code = 3
+
+
+class EnvironmentFailed(TwinError):
+    """The versions that a project needs could not be resolved, fetched or installed."""
 
     exit_code = 3
 

@@ -44,8 +44,13 @@ def test_a_repository_is_packed_found_and_validated(
     shown = capsys.readouterr().out
     assert "1 of 1 valid" in shown
     assert "1 known before" in shown
+    assert run(["harness", "run", "world.pack", "--workers", "1", "--json"]) == 0
+    assert told(capsys)["num_solved"] == 1
+    assert run(["harness", "run", "world.pack", "--planner", "null", "--workers", "1"]) == 0
+    assert "0 of 1 solved" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_people_get_tables(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["pack", str(world.root), "--out", "x.pack", "--newest", "1"]) == 0
     assert "1 commits, 1 with an environment" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from tests.coding.conftest import World
 from tests.observe.small_project import FIRST, SECOND
 
 from twin.coding.git import GitRepository
+from twin.coding.sandbox.watch import descendants
 from twin.config import Config
 from twin.cycle import harness
 from twin.cycle.harness import Validated, pack_now, validate_pack
@@ -95,6 +96,7 @@ def test_several_processes_give_the_same_answers(
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_commit_without_an_environment_is_an_answer(
     packed: Callable[..., Manifest], validate: Callable[..., Validated]
 ) -> None:
@@ -105,6 +107,7 @@ def test_a_commit_without_an_environment_is_an_answer(
     assert found.num_runs == 0
 
 
+@pytest.mark.slow
 def test_a_failure_of_this_program_is_an_answer_after_three_tries(
     packed: Callable[..., Manifest],
     validate: Callable[..., Validated],
@@ -117,7 +120,7 @@ def test_a_failure_of_this_program_is_an_answer_after_three_tries(
         tried.append(one)
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(harness._Worker, "validate", fails)
+    monkeypatch.setattr(harness._Validating, "answer", fails)
     (found,) = validate().validations
     assert found.why == "error"
     assert "Too many open files" in found.detail
@@ -161,6 +164,44 @@ validate_pack(root / "world.pack", open_store(root / "here"), root / "environmen
     assert found.num_known == before
     assert len(found.validations) == 5
     assert asked[0] == found.validations[-1].commit_id
+
+
+@pytest.mark.slow
+def test_killing_a_campaign_ends_its_workers_and_their_runs(
+    packed: Callable[..., Manifest], tmp_path: Path
+) -> None:
+    hangs = SECOND["tests/test_calc.py"] + "\nimport time\ndef test_hangs(): time.sleep(50)\n"
+    more = {"calc/__init__.py": MORE["calc/__init__.py"], "tests/test_calc.py": hangs}
+    packed(FIRST, SECOND, MORE, more, SECOND)
+    program = f"""
+from pathlib import Path
+from twin.cycle.harness import validate_pack
+from twin.store.database import open_store
+root = Path({str(tmp_path)!r})
+if __name__ == "__main__":
+    store = open_store(root / "here")
+    validate_pack(root / "world.pack", store, root / "environments", workers=2)
+"""
+    (tmp_path / "campaign.py").write_text(program)
+    with subprocess.Popen([sys.executable, str(tmp_path / "campaign.py")]) as process:
+        below: list[int] = []
+        limit = time.monotonic() + 60
+        while not any(b"inside.py" in command(pid) for pid in below):
+            assert time.monotonic() < limit
+            below = descendants(process.pid)
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    while any(command(pid) for pid in below):
+        assert time.monotonic() < limit, [command(pid) for pid in below]
+        time.sleep(0.05)
+
+
+def command(pid: int) -> bytes:
+    """Empty for a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def num_answers(store: Store) -> int:

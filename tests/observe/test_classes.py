@@ -61,6 +61,28 @@ def test_an_import_error_on_the_parent_makes_no_old_test_a_proof() -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("passed", "passed", "pass_to_pass"),
+        ("failed", "passed", "fail_to_pass"),
+        ("passed", "failed", "pass_to_fail"),
+        ("failed", "failed", "both_fail"),
+    ],
+)
+def test_where_nothing_is_missing_before_the_names_in_the_parents_files_are_enough(
+    before: Outcome, after: Outcome, expected: TestClass
+) -> None:
+    old, new = "a.py::A::t[x]", "a.py::A::u"
+    sides = Sides(
+        base=None,
+        old={"a.py::A::t"},
+        before=[run(**{old: before, new: "passed"})],
+        after=[run(**{old: after, new: "passed"})],
+    )
+    assert classify(sides) == {old: expected, new: "guard"}
+
+
+@pytest.mark.parametrize(
     ("before", "after"),
     [
         ([run(t="failed"), run(t="passed")], [run(t="passed"), run(t="passed")]),

@@ -16,9 +16,9 @@ from twin.coding.git import GitRepository
 from twin.coding.history import read_history
 from twin.coding.sandbox.cell import Sandbox
 from twin.config import MineConfig
-from twin.errors import PackDamaged, UsageError
+from twin.errors import EnvironmentFailed, PackDamaged, UsageError
 from twin.observe import environments
-from twin.observe.environments import EnvironmentFailed, Lock, resolve
+from twin.observe.environments import Lock, resolve
 from twin.observe.mine import mine
 from twin.observe.packs import (
     MANIFEST,
@@ -154,11 +154,13 @@ def test_a_pack_of_another_machine_is_refused(
         open_pack(folder, tmp_path / "environments")
 
 
+@pytest.mark.slow
 def test_an_environment_in_which_tests_fail_is_kept_with_its_reason(packed: Pack) -> None:
     made = packed(FIRST, {**SECOND, "calc/__init__.py": "def add(a, b): return None\n"})
     assert made.environments[0].fault == ("only 1 of 2 tests pass, and 0 files cannot be collected")
 
 
+@pytest.mark.slow
 def test_a_project_that_cannot_be_built_runs_without_its_metadata(packed: Pack) -> None:
     broken = {**FIRST, "backend.py": "raise ValueError('no compiler here')"}
     made = packed(broken, {**SECOND, "tests/test_calc.py": TESTS.replace(", _version", "")})
@@ -166,12 +168,14 @@ def test_a_project_that_cannot_be_built_runs_without_its_metadata(packed: Pack) 
     assert made.environments[0].num_passing == 1
 
 
+@pytest.mark.slow
 def test_needs_that_no_index_has_are_left_out_and_said(packed: Pack) -> None:
     wanted = PYPROJECT + "[dependency-groups]\ntest = ['no-such-package-anywhere', 'pytest']\n"
     made = packed({**FIRST, "pyproject.toml": wanted}, SECOND)
     assert "no-such-package-anywhere" in made.environments[0].left_out
 
 
+@pytest.mark.slow
 def test_a_commit_whose_own_needs_cannot_be_met_has_no_environment(packed: Pack) -> None:
     wanted = PYPROJECT.replace('"packaging"', '"no-such-package-anywhere"')
     made = packed({**FIRST, "pyproject.toml": wanted}, SECOND)

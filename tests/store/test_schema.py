@@ -131,6 +131,9 @@ def _fill_raw(store: Store) -> None:
         )
     )
     store.validations.add("a/b", "asked", Validation(commit_id="c", parent_id="p", why=""))
+    store.trials.add(
+        campaign="c", pack="a/b", commit_id="c", number=0, step="plan", result={}, seconds=1.0
+    )
     key, _ = store.keys.create("agent")
     store.keys.revoke(key.key_id)
     session = store.sessions.start("task")

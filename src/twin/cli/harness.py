@@ -1,7 +1,8 @@
 """`twin harness`: commits proved by their own tests, in a sandbox."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -26,38 +27,51 @@ def command() -> None:
     Example:
       twin pack ~/src/project
       twin harness validate project.pack --json
+      twin harness run project.pack --planner gold
     """
 
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def campaign_options(command: Command) -> Command:
+    """What every campaign over a pack is told."""
+    for option in (
+        click.option(
+            "--sandbox",
+            "level",
+            type=click.Choice(["bubblewrap", "landlock"]),
+            default=None,
+            help="How to confine the code; default: the strongest that works here.",
+        ),
+        click.option(
+            "--tests",
+            "breadth",
+            type=click.Choice(["targeted", "full"]),
+            default="targeted",
+            show_default=True,
+            help="The test files that a commit changed, or the whole suite.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1, max=256),
+            default=None,
+            help="Processes at once; default: one a core.",
+        ),
+        click.option(
+            "--newest",
+            type=click.IntRange(min=1),
+            default=None,
+            help="Only so many commits, the newest; default: all.",
+        ),
+        click.argument("pack", type=click.Path(path_type=Path)),
+    ):
+        command = option(command)
+    return command
+
+
 @command.command(name="validate")
-@click.argument("pack", type=click.Path(path_type=Path))
-@click.option(
-    "--newest",
-    type=click.IntRange(min=1),
-    default=None,
-    help="Only so many commits, the newest; default: all.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1, max=256),
-    default=None,
-    help="Processes at once; default: one a core.",
-)
-@click.option(
-    "--tests",
-    "breadth",
-    type=click.Choice(["targeted", "full"]),
-    default="targeted",
-    show_default=True,
-    help="The test files that a commit changed, or the whole suite.",
-)
-@click.option(
-    "--sandbox",
-    "level",
-    type=click.Choice(["bubblewrap", "landlock"]),
-    default=None,
-    help="How to confine the code; default: the strongest that works here.",
-)
+@campaign_options
 @json_option
 @pass_door
 def validate(
@@ -79,7 +93,8 @@ def validate(
       twin harness validate project.pack --newest 20
       twin harness validate project.pack --tests full --json
     """
-    from twin.cycle.harness import default_workers, validate_pack
+    from twin.cycle.harness import validate_pack
+    from twin.cycle.workers import default_workers
 
     with door.home_store() as (_, _, store), show.stages(quiet=as_json) as tell:
         found = validate_pack(
@@ -117,4 +132,102 @@ def validate(
     show.say(
         f"{found.num_valid} of {found.num_commits} valid{median}; {reasons or 'no other'}. "
         f"{found.num_known} known before; sandbox: {', '.join(found.levels) or 'not needed'}."
+    )
+
+
+@command.command(name="run")
+@campaign_options
+@click.option(
+    "--planner",
+    type=click.Choice(["gold", "null", "scripted"]),
+    default="gold",
+    show_default=True,
+    help="Who plans: the commit itself, nobody, or a file.",
+)
+@click.option(
+    "--executor",
+    type=click.Choice(["gold", "null"]),
+    default="gold",
+    show_default=True,
+    help="Who carries the plan out: the commit's own text as far as the plan asks, or nobody.",
+)
+@click.option(
+    "--script",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=None,
+    help='Plans as JSON lines, {"commit": ID, "plan": {...}}, for the scripted planner.',
+)
+@click.option(
+    "--temperatures",
+    type=click.IntRange(min=1, max=20),
+    default=1,
+    show_default=True,
+    help="Trials of each commit, at temperatures from 0 to 1.",
+)
+@json_option
+@pass_door
+def run(
+    door: Door,
+    pack: Path,
+    newest: int | None,
+    workers: int | None,
+    breadth: "Breadth",
+    level: "SandboxLevel | None",
+    planner: str,
+    executor: str,
+    script: Path | None,
+    temperatures: int,
+    as_json: bool,
+) -> None:
+    """Solves the valid commits of a pack from their messages and grades the result by their tests.
+
+    For each: retrieve at the parent, plan, carry out, validate. Every finished step is kept, and
+    the same command goes on at the exact step. *gold* is the upper bound, *null* the lower one.
+
+    \b
+    Example:
+      twin harness run project.pack --planner gold
+      twin harness run project.pack --planner scripted --script plans.jsonl --json
+    """
+    from twin.cycle.campaign import run_campaign
+    from twin.cycle.workers import default_workers
+
+    steps = max(temperatures - 1, 1)
+    with door.home_store() as (_, config, store), show.stages(quiet=as_json) as tell:
+        found = run_campaign(
+            pack.absolute(),
+            store,
+            config,
+            planner=planner,
+            executor=executor,
+            temperatures=[number / steps for number in range(temperatures)],
+            script=script.absolute() if script else None,
+            workers=workers or default_workers(),
+            newest=newest,
+            breadth=breadth,
+            level=level,
+            progress=tell,
+        )
+    if as_json:
+        show.as_json(found)
+        return
+    show.table(
+        f"{found.planner} plans, {found.executor} carries out: {found.pack}",
+        ("commit", "temperature", "outcome", "alignment", "tests that fail", "detail"),
+        [
+            (
+                one.commit_id[:10],
+                one.temperature,
+                "solved" if one.is_solved else one.why.replace("_", " "),
+                one.alignment,
+                one.num_failed,
+                one.detail[:80],
+            )
+            for one in found.trials
+        ],
+    )
+    fit = "" if found.mean_alignment is None else f"; mean alignment {found.mean_alignment:.2f}"
+    show.say(
+        f"{found.num_solved} of {len(found.trials)} solved, of {found.num_valid} valid commits "
+        f"among {found.num_commits}{fit}."
     )

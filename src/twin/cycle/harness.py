@@ -1,19 +1,16 @@
 """Commits proved by their own tests: a repository packed, a pack validated over several processes.
 
-Owns what is run at once, what counts as answered before, and that a commit on which this program
-itself fails is tried three times and then recorded as such. Each answer is in the store before the
-next one is waited for, so a campaign that was killed goes on where it was.
+Owns what is run and what counts as answered before. Each answer is in the store before the next one
+is waited for, so a campaign that was killed goes on where it was. How work is spread over processes
+is in `workers`.
 """
 
-import multiprocessing
-import os
 import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,15 +20,14 @@ from twin.coding.replay import Progress
 from twin.coding.sandbox.cell import open_sandbox
 from twin.config import Config
 from twin.cycle.past import mine_history
-from twin.errors import TwinError, UsageError
-from twin.observe.environments import EnvironmentFailed
+from twin.cycle.workers import Spread
+from twin.errors import EnvironmentFailed, UsageError
 from twin.observe.packs import Manifest, Packed, PackedCommit, open_pack, pack, qualifying
 from twin.observe.validate import Breadth, Validator
 from twin.records import Commit, SandboxLevel, Validation
 from twin.store.database import Store
 from twin.store.validations import lookup_of
 
-TRIES: Final = 3
 VERSION: Final = 1
 """Of what an answer means; a new one asks everything again."""
 
@@ -141,93 +137,26 @@ def _answered(
     packed: Packed, commits: Sequence[PackedCommit], asked: _Asked, workers: int
 ) -> Iterator[Validation]:
     """The answers, in whatever order they come."""
-    runnable = []
     assert packed.manifest is not None
+    runnable = []
     faults = {one.key: one.fault for one in packed.manifest.environments}
+    for key in dict.fromkeys(one.environment for one in commits):
+        # Environments are made before the workers need them, each once.
+        if faults.get(key) == "":
+            try:
+                packed.environment(key)
+            except EnvironmentFailed as error:
+                faults[key] = str(error)
     for one in commits:
         fault = _no_environment(one, faults, packed.manifest.failed)
         if fault:
             yield _unrun(one, fault)
         else:
             runnable.append(one)
-    if not runnable:
-        return
-    # Environments are made before the workers need them, each once.
-    for key in dict.fromkeys(one.environment for one in runnable):
-        try:
-            packed.environment(key)
-        except EnvironmentFailed as error:
-            faults[key] = str(error)
-    for one in [one for one in runnable if faults[one.environment]]:
-        runnable.remove(one)
-        yield _unrun(one, faults[one.environment])
-    if workers == 1:
-        worker = _Worker(asked)
-        for one in runnable:
-            yield _three_times(worker, one)
-    else:
-        yield from _in_processes(runnable, asked, workers)
+    yield from Spread(partial(_Validating, asked), workers).over(runnable)
 
 
-def _in_processes(
-    commits: Sequence[PackedCommit], asked: _Asked, workers: int
-) -> Iterator[Validation]:
-    """Several processes, each with as much work as it can begin: memory does not grow with the
-    number of commits."""
-    context = multiprocessing.get_context("spawn")
-    tries: Counter[str] = Counter()
-    waiting = list(reversed(commits))
-    while waiting:
-        pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(asked,))
-        running: dict[Future[Validation], PackedCommit] = {}
-        try:
-            while waiting or running:
-                while waiting and len(running) < 2 * workers:
-                    running[pool.submit(_validate, waiting[-1])] = waiting[-1]
-                    waiting.pop()
-                for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    answer = done.result()
-                    del running[done]
-                    yield answer
-        except BrokenProcessPool:
-            # A worker was killed; nobody knows over which commit, so all that were begun count.
-            for one in running.values():
-                tries[one.commit_id] += 1
-                if tries[one.commit_id] >= TRIES:
-                    yield _failed(one, "its worker was killed")
-                else:
-                    waiting.append(one)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-_worker: "_Worker | None" = None
-
-
-def _begin(asked: _Asked) -> None:
-    """In a worker process, once."""
-    global _worker
-    _worker = _Worker(asked)
-
-
-def _validate(one: PackedCommit) -> Validation:
-    """In a worker process."""
-    worker = _worker
-    assert worker is not None
-    return _three_times(worker, one)
-
-
-def _three_times(worker: "_Worker", one: PackedCommit) -> Validation:
-    """The answer, or after three failures of this program itself their reason."""
-    for _ in range(TRIES):
-        try:
-            return worker.validate(one)
-        except (TwinError, OSError, EnvironmentFailed) as error:
-            reason = f"{type(error).__name__}: {error}"
-    return _failed(one, reason)
-
-
-class _Worker:
+class _Validating:
     """Validates commits of one pack."""
 
     def __init__(self, asked: _Asked) -> None:
@@ -237,17 +166,22 @@ class _Worker:
         self._repository = self._packed.repository()
         self._sandbox = open_sandbox(asked.level)
 
-    def validate(self, one: PackedCommit) -> Validation:
+    def answer(self, one: PackedCommit) -> Validation:
         environment = self._packed.environment(one.environment)
         validator = Validator(
             self._repository, self._sandbox, environment, breadth=self._asked.breadth
         )
-        found = validator.validate(self._commit(one.commit_id))
+        found = validator.validate(read_commit(self._repository, one.commit_id))
         return replace(found, environment=one.environment)
 
-    def _commit(self, commit_id: str) -> Commit:
-        (commit,) = read_history(self._repository, revision=commit_id, since=f"{commit_id}^")
-        return commit
+    def failure(self, one: PackedCommit, reason: str) -> Validation:
+        return replace(_unrun(one, reason), why="error")
+
+
+def read_commit(repository: GitRepository, commit_id: str) -> Commit:
+    """A commit that has a parent."""
+    (commit,) = read_history(repository, revision=commit_id, since=f"{commit_id}^")
+    return commit
 
 
 def _no_environment(one: PackedCommit, faults: dict[str, str], failed: dict[str, str]) -> str:
@@ -264,12 +198,3 @@ def _unrun(one: PackedCommit, fault: str) -> Validation:
         detail=fault,
         environment=one.environment,
     )
-
-
-def _failed(one: PackedCommit, reason: str) -> Validation:
-    return replace(_unrun(one, reason), why="error")
-
-
-def default_workers() -> int:
-    """One for each core this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -5,7 +5,7 @@ commit's tests. `after`: the commit's code with the commit's tests. `before` and
 than once, in another order, so that chance and order show. Pure functions of test runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from twin.coding.testing.results import TestRun
@@ -17,7 +17,10 @@ class Sides:
     """The runs of one commit; the first of a side is of the whole selection."""
 
     base: TestRun | None
-    """None where the parent has none of the selected files."""
+    """None where `before` says all: every file could be collected there, and every test of after is
+    among its tests."""
+    old: Collection[str] = frozenset()
+    """Tests that the parent's own files define, without parameters: `tests/test_a.py::A::t`."""
     before: Sequence[TestRun]
     after: Sequence[TestRun]
 
@@ -29,26 +32,36 @@ def classify(sides: Sides) -> dict[str, TestClass]:
     because of another test. It counts as failing only where the parent had no such test.
     """
     found: dict[str, TestClass] = {}
-    base = sides.base.results if sides.base else {}
     for test, result in sides.after[0].results.items():
         before = sides.before[0].results.get(test)
-        passed_at_parent = test in base and base[test].passes
         if not result.passes and not result.fails:
             found[test] = "skipped"
         elif _is_unsteady(test, sides):
             found[test] = "flaky"
         elif result.fails:
-            found[test] = "pass_to_fail" if passed_at_parent else "both_fail"
+            found[test] = "pass_to_fail" if _passed(test, sides) else "both_fail"
         elif before is None:
-            found[test] = "pass_to_pass" if passed_at_parent else "fail_to_pass"
+            found[test] = "pass_to_pass" if _passed(test, sides) else "fail_to_pass"
         elif before.fails:
             found[test] = "fail_to_pass"
         elif before.passes:
-            found[test] = "pass_to_pass" if test in base else "guard"
+            found[test] = "pass_to_pass" if _is_old(test, sides) else "guard"
         else:
             # Skipped or expected to fail before: the commit made it run, nobody saw it fail.
-            found[test] = "pass_to_pass" if passed_at_parent else "guard"
+            found[test] = "pass_to_pass" if _passed(test, sides) else "guard"
     return found
+
+
+def _passed(test: str, sides: Sides) -> bool:
+    """Whether the parent passed the test, its own version of it where that was run."""
+    side = sides.base or sides.before[0]
+    return test in side.results and side.results[test].passes
+
+
+def _is_old(test: str, sides: Sides) -> bool:
+    if sides.base is not None:
+        return test in sides.base.results
+    return test.partition("[")[0] in sides.old
 
 
 def _is_unsteady(test: str, sides: Sides) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from twin.errors import MissingRequirement
+from twin.errors import EnvironmentFailed, MissingRequirement
 from twin.observe.requirements import Needs
 
 SETTLED: Final = {
@@ -38,10 +38,6 @@ RESOLVE_S: Final = 300
 SAID: Final = 2_000
 FRAME: Final = " \u00d7\u2570\u2500\u25b6\u2502\u256d"
 """What uv draws around its sentences."""
-
-
-class EnvironmentFailed(Exception):
-    """An environment could not be made; the message is a recorded reason, not a user's error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,10 +33,10 @@ from twin.coding.testing.options import FILES, own_options
 from twin.coding.testing.results import Selection, TestEnvironment
 from twin.coding.testing.run import run_tests
 from twin.coding.testing.trees import Tree
-from twin.errors import PackDamaged, RepositoryError, UsageError
+from twin.errors import EnvironmentFailed, PackDamaged, RepositoryError, UsageError
 from twin.observe import environments
 from twin.observe.building import BuildFailed, Built, build
-from twin.observe.environments import EnvironmentFailed, Lock
+from twin.observe.environments import Lock
 from twin.observe.requirements import Needs, is_wanted, needs
 from twin.records import MinedCommit
 
@@ -59,7 +59,7 @@ class PackedCommit(msgspec.Struct, frozen=True, kw_only=True):
     time: int
     environment: str
     """The key of its environment; empty where none could be made."""
-    labels: list[str]
+    labels: tuple[str, ...]
     message_score: float
     num_source_files: int
     num_test_files: int
@@ -240,10 +240,10 @@ class _Packing:
         _write(folder / "beside", built.beside)
         _write(folder / "within", built.within)
         packed = Packed(folder=self.draft, manifest=None, place=place, python=python)
-        run = run_tests(
+        (run,) = run_tests(
             self.sandbox,
             tree,
-            Selection(),
+            [Selection()],
             packed.environment_in(lock.key, python),
             options=tuple(own_options(tree.texts(FILES))),
             limits=Limits(wall_s=SUITE_S),
@@ -285,7 +285,7 @@ def _packed(one: MinedCommit, key: str) -> PackedCommit:
         parent_id=one.commit.parent_ids[0],
         time=one.commit.commit_time,
         environment=key,
-        labels=[label.name for label in one.labels],
+        labels=tuple(label.name for label in one.labels),
         message_score=one.message_score,
         num_source_files=one.num_source_files,
         num_test_files=one.num_test_files,

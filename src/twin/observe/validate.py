@@ -7,11 +7,12 @@ fails before it and passes after it, in every repeat. Whatever the suite does, t
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
 from twin.coding.git import GitRepository
+from twin.coding.parse import parse
 from twin.coding.paths import role_of
 from twin.coding.sandbox.cell import Sandbox
 from twin.coding.sandbox.limits import Limits
@@ -29,6 +30,9 @@ NUM_REPEATS: Final = 3
 for a proof once in a thousand."""
 QUICK_S: Final = 2.0
 """Tests that take longer than this together run twice, not five times."""
+
+BRIEF: Final = "--tb=line"
+"""Where failures are expected: writing out why takes longer than many tests."""
 
 Breadth = Literal["targeted", "full"]
 """`targeted`: the test files that the commit changed. `full`: the whole suite."""
@@ -86,27 +90,34 @@ class Validator:
             return "no_tests", "", {}, ()
         selection = () if self._breadth == "full" or not modules else tuple(modules)
 
-        def run(tree: Tree, selected: Selection) -> TestRun:
-            runs.append(self._run(tree, selected))
-            return runs[-1]
+        def run(tree: Tree, *selected: Selection, brief: bool = False) -> list[TestRun]:
+            done = self._run(tree, selected, brief=brief)
+            runs.extend(done)
+            return done
 
-        after = run(trees.after, Selection(paths=selection))
+        every = Selection(paths=selection)
+        (before,) = run(trees.before, every, brief=True)
+        # The second time in another order, and what may prove the commit more often.
+        passing = frozenset(t for t, result in before.results.items() if result.passes)
+        turned = replace(every, reverse=True, settled=passing, num_repeats=NUM_REPEATS)
+        after, after_again = run(trees.after, every, turned)
         if not any(result.passes for result in after.results.values()):
             return (*_nothing(after), {}, selection)
-        before = run(trees.before, Selection(paths=selection))
         at_parent = tuple(path for path in selection if path in trees.parent.names)
         base = None
-        if at_parent or not selection:
-            base = run(trees.parent, Selection(paths=at_parent))
-        first = classify(Sides(base=base, before=[before], after=[after]))
+        if _is_lacking(before, after) and (at_parent or not selection):
+            (base,) = run(trees.parent, Selection(paths=at_parent))
+        sides = Sides(base=base, old=trees.old_tests(), before=[before], after=[after])
+        first = classify(sides)
         wanted = frozenset(_proving(first))
         if not wanted:
             return ("nothing_fails", _unfinished(before, after), first, selection)
-        # In another order, and what proves the commit more often.
-        repeats = NUM_REPEATS if _seconds(after, wanted) < QUICK_S else 0
-        how = Selection(paths=selection, reverse=True, repeated=wanted, num_repeats=repeats)
-        again = [run(trees.after, how), run(trees.before, replace(how, only=wanted))]
-        classes = classify(Sides(base=base, before=[before, again[1]], after=[after, again[0]]))
+        repeats = NUM_REPEATS if _seconds(before, wanted) < QUICK_S else 0
+        failing = replace(turned, only=wanted, settled=frozenset(), num_repeats=repeats)
+        (before_again,) = run(trees.before, failing, brief=True)
+        classes = classify(
+            replace(sides, before=[before, before_again], after=[after, after_again])
+        )
         if not _proving(classes):
             return "flaky_only", "", classes, selection
         return "", _unfinished(before, after), classes, selection
@@ -121,16 +132,18 @@ class Validator:
         trees = _Trees(self._repository, commit)
         tree = trees.after if code is None else trees.with_tests(code)
         wanted = [*proof.tests("fail_to_pass"), *proof.tests("pass_to_pass"), *proof.tests("guard")]
-        run = self._run(tree, Selection(paths=proof.selection))
+        (run,) = self._run(tree, [Selection(paths=proof.selection)])
         return [t for t in wanted if t not in run.results or not run.results[t].passes]
 
-    def _run(self, tree: Tree, selection: Selection) -> TestRun:
+    def _run(
+        self, tree: Tree, selections: Sequence[Selection], *, brief: bool = False
+    ) -> list[TestRun]:
         return run_tests(
             self._sandbox,
             tree,
-            selection,
+            selections,
             self._environment,
-            options=tuple(own_options(tree.texts(FILES))),
+            options=(*own_options(tree.texts(FILES)), *([BRIEF] if brief else [])),
             limits=self._limits,
             patience=self._patience,
         )
@@ -155,6 +168,17 @@ class _Trees:
         """A tree with the commit's tests."""
         return code.with_those_of(self._added, self._gone) if self.changed else code
 
+    def old_tests(self) -> set[str]:
+        """Definitions in the parent's test files, as pytest names tests."""
+        paths = [change.old_path or change.path for change in self.changed]
+        found: set[str] = set()
+        for path, text in self.parent.texts(paths).items():
+            if path.endswith(".py"):
+                for symbol in parse(text.encode(), "python").symbols:
+                    name = f"{symbol.parent}.{symbol.name}" if symbol.parent else symbol.name
+                    found.add(f"{path}::{name.replace('.', '::')}")
+        return found
+
     def modules(self) -> list[str]:
         """The changed files in which pytest looks for tests."""
         return sorted(
@@ -164,12 +188,18 @@ class _Trees:
         )
 
 
+def _is_lacking(before: TestRun, after: TestRun) -> bool:
+    """Whether tests are missing before, so that only the parent's own tests can tell what passed
+    there."""
+    return bool(before.broken or before.fault or after.results.keys() - before.results.keys())
+
+
 def _proving(classes: Mapping[str, TestClass]) -> list[str]:
     return [test for test, found in classes.items() if found == "fail_to_pass"]
 
 
 def _seconds(run: TestRun, tests: frozenset[str]) -> float:
-    return sum(run.results[test].seconds for test in tests)
+    return sum(run.results[test].seconds for test in tests if test in run.results)
 
 
 def _left(path: str, old_path: str | None) -> list[str]:

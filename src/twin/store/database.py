@@ -24,6 +24,7 @@ from twin.store.registry import Registry
 from twin.store.runs import RunLog, forget_stages
 from twin.store.sessions import Sessions
 from twin.store.snapshots import Snapshots
+from twin.store.trials import TrialLog
 from twin.store.upgrade import upgrade
 from twin.store.validations import ValidationLog
 
@@ -50,6 +51,7 @@ class Store:
         self.runs = RunLog(database)
         self.sessions = Sessions(database)
         self.snapshots = Snapshots(database)
+        self.trials = TrialLog(database)
         self.validations = ValidationLog(database)
 
     @property

@@ -210,6 +210,23 @@ raw_validation = Table(
     info={"what": "What running a commit's tests showed, and `why` it is not valid."},
 )
 
+raw_trial_step = Table(
+    "raw_trial_step",
+    metadata,
+    Column("id", Id, primary_key=True),
+    # A digest of the campaign's settings, the commit, the trial's number and the step.
+    Column("lookup", String(64), nullable=False, unique=True),
+    Column("campaign", String(64), nullable=False, index=True),
+    Column("pack", AnyText, nullable=False),
+    Column("commit_id", String(64), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("step", String(16), nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("result", JsonText, nullable=False),
+    Column("at", Double, nullable=False),
+    info={"what": "A finished step (retrieve, plan, execute, validate) of one trial at a commit."},
+)
+
 # ---------------------------------------------------------------- curated: can be made again
 
 curated_model_status = Table(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from twin.coding.sandbox.cell import Listener, Sandbox
-from twin.coding.sandbox.limits import LEVELS, Ended, Job, Limits
+from twin.coding.sandbox.limits import Ended, Job, Limits
 from twin.coding.sandbox.syscalls import is_supported
 
 Runs = Callable[..., Ended]
@@ -35,7 +35,7 @@ def archive(files: Mapping[str, str | bytes]) -> bytes:
     return whole.getvalue()
 
 
-@pytest.fixture(params=LEVELS)
+@pytest.fixture(params=["bubblewrap", pytest.param("landlock", marks=pytest.mark.slow)])
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
     if sys.platform != "linux" or not is_supported():
         pytest.skip("the sandbox needs Linux on x86-64 or ARM64")

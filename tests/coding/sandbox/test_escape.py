@@ -268,6 +268,7 @@ def test_a_single_file_is_limited(run: Runs) -> None:
     assert REACHED not in run(program, file_bytes=8 << 20).output
 
 
+@pytest.mark.slow
 def test_a_million_files_end(run: Runs) -> None:
     program = """
 import os

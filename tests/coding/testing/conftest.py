@@ -35,13 +35,14 @@ def tests_of(sandbox: Sandbox, environment: TestEnvironment) -> Runs:
         environment: TestEnvironment = environment,
         **limits: float,
     ) -> TestRun:
-        return run_tests(
+        (found,) = run_tests(
             sandbox,
             Tree(archive(files)),
-            selection or Selection(),
+            [selection or Selection()],
             environment,
             limits=Limits(**{"wall_s": 60, **limits}),  # type: ignore[arg-type]
             patience=patience,
         )
+        return found
 
     return run

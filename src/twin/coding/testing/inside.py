@@ -7,10 +7,14 @@ one JSON line for every event to `TWIN_RESULTS`, so that a crash loses no result
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib
 import json
 import os
 import random
+import shutil
+import signal
 import sys
 import time
 from typing import Any
@@ -45,8 +49,8 @@ class Stream:
         items[:] = [item for item in items if item.nodeid not in without]
         if self.told["reverse"]:
             items.reverse()
-        repeated = set(self.told["repeated"])
-        again = [item for item in items if item.nodeid in repeated]
+        settled = set(self.told["settled"])
+        again = [item for item in items if item.nodeid not in settled]
         for _ in range(self.told["num_repeats"]):
             items += [another(item) for item in again]
 
@@ -101,16 +105,7 @@ def text_of(report: Any) -> str:
     return str(getattr(report, "longreprtext", "") or report.longrepr or "")[-TEXT:]
 
 
-def main() -> None:
-    with os.fdopen(int(os.environ.pop("TWIN_INPUT")), "rb") as given:
-        told = json.load(given)
-    results = int(os.environ.pop("TWIN_RESULTS"))
-    os.set_inheritable(results, False)
-    here = os.getcwd()
-    roots = [os.path.normpath(os.path.join(here, root)) for root in told["roots"]] + told["last"]
-    sys.path[0:1] = roots
-    os.environ["PYTHONPATH"] = os.pathsep.join(roots)
-
+def run_pass(told: dict[str, Any], results: int) -> int:
     import pytest
 
     stream = Stream(told, results)
@@ -121,7 +116,61 @@ def main() -> None:
     stream.say("done", code=code)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # a thread that never ends would hold up an ordinary exit
+    return code
+
+
+def run_apart(passes: list[dict[str, Any]], results: int, alone: bool) -> None:
+    """Each pass in a process of its own, forked when pytest is loaded, on a tree like new."""
+    here = os.getcwd()
+    kept = here + ".kept"
+    shutil.copytree(here, kept, symlinks=True)
+    for number, told in enumerate(passes):
+        if number:
+            renew(here, kept)
+        child = os.fork()
+        if not child:
+            os._exit(run_pass(told, results))
+        _, status = os.waitpid(child, 0)
+        if not alone:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)  # whatever the pass has left behind in the namespace
+        ended = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        os.write(results, json.dumps({"kind": "pass", "code": ended}).encode() + b"\n")
+
+
+def renew(here: str, kept: str) -> None:
+    os.chdir("/")
+    shutil.rmtree(here, ignore_errors=True)
+    shutil.copytree(kept, here, symlinks=True)
+    for place in (os.environ["HOME"], os.environ["TMPDIR"]):
+        shutil.rmtree(place, ignore_errors=True)
+        os.makedirs(place, exist_ok=True)
+    os.chdir(here)
+
+
+def load() -> None:
+    """Imports what every pass would import for itself."""
+    import _pytest.config
+
+    for name in getattr(_pytest.config, "default_plugins", ()):
+        with contextlib.suppress(ImportError):
+            importlib.import_module("_pytest." + name)
+
+
+def main() -> None:
+    with os.fdopen(int(os.environ.pop("TWIN_INPUT")), "rb") as given:
+        told = json.load(given)
+    results = int(os.environ.pop("TWIN_RESULTS"))
+    os.set_inheritable(results, False)
+    here = os.getcwd()
+    roots = [os.path.normpath(os.path.join(here, root)) for root in told["roots"]] + told["last"]
+    sys.path[0:1] = roots
+    os.environ["PYTHONPATH"] = os.pathsep.join(roots)
+    passes = told["passes"]
+    if len(passes) == 1:
+        os._exit(run_pass(passes[0], results))  # threads that never end would hold it up
+    load()
+    run_apart(passes, results, told["alone"])
 
 
 if __name__ == "__main__":

@@ -50,9 +50,9 @@ class Selection:
     only: frozenset[str] | None = None
     """Of what was collected, these node ids alone."""
     reverse: bool = False
-    repeated: frozenset[str] = frozenset()
-    """These run once more at the end, `num_repeats` times."""
     num_repeats: int = 0
+    """How often the tests run once more at the end, but for those of `settled`."""
+    settled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ sandbox, and the culprit is tried once more alone. Does not compare runs (`obser
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -57,26 +58,21 @@ _OUTCOMES: Final = frozenset({"passed", "failed", "error", "skipped", "xfailed",
 _decoder = msgspec.json.Decoder(_Event)
 
 
-class _Follower:
-    """Listens to one sandbox."""
+class _Pass:
+    """What was heard of one selection."""
 
-    def __init__(self, patience: Patience) -> None:
-        self.patience = patience
+    def __init__(self) -> None:
         self.results: dict[str, TestResult] = {}
         self.broken: dict[str, str] = {}
         self.unsteady: set[str] = set()
         self.collected: list[str] = []
         self.running = ""
         self.code: int | None = None
-        self._since = time.monotonic()
-        self._wait_s = patience.collect_s
+        """Pytest's, once it has come to its end."""
+        self.ended: Ended | None = None
+        """How its process was over; None where it never began."""
 
-    def hear(self, line: bytes) -> None:
-        try:
-            event = _decoder.decode(line)
-        except msgspec.DecodeError:
-            return  # a test has written to a descriptor that is not its own
-        self._since, self._wait_s = time.monotonic(), self.patience.test_s
+    def take(self, event: _Event) -> None:
         if event.kind == "start":
             self.running = event.id
         elif event.kind == "end" and len(self.results) < MAX_TESTS:
@@ -92,37 +88,80 @@ class _Follower:
         elif event.kind == "collected":
             self.collected = event.ids[:MAX_TESTS]
         elif event.kind == "done":
-            self.code, self._wait_s = event.code, LEAVE_S
+            self.code = event.code
+
+
+class _Follower:
+    """Listens to one sandbox, in which one selection runs or several, one after the other."""
+
+    def __init__(self, patience: Patience, num_passes: int) -> None:
+        self.passes = [_Pass() for _ in range(num_passes)]
+        self.codes: list[int] = []
+        """How each process ended, below 0 by a signal, where each has its own."""
+        self._patience = patience
+        self._since = time.monotonic()
+        self._wait_s = patience.collect_s
+
+    def hear(self, line: bytes) -> None:
+        try:
+            event = _decoder.decode(line)
+        except msgspec.DecodeError:
+            return  # a test has written to a descriptor that is not its own
+        self._since, self._wait_s = time.monotonic(), self._patience.test_s
+        if event.kind == "pass":
+            self.codes.append(event.code)
+            self._wait_s = self._patience.collect_s
+        elif len(self.codes) < len(self.passes):
+            self.passes[len(self.codes)].take(event)
+            if event.kind == "done":
+                self._wait_s = LEAVE_S
 
     def deadline(self) -> float:
         return self._since + self._wait_s
+
+    def over(self, ended: Ended) -> None:
+        """The sandbox is gone: each pass that began has an end."""
+        for at, one in enumerate(self.passes):
+            if at < len(self.codes):
+                code = self.codes[at]
+                one.ended = replace(
+                    ended, cause="signal" if code < 0 else "exit", code=abs(code), detail=""
+                )
+            elif at == len(self.codes):
+                one.ended = ended
 
 
 def run_tests(
     sandbox: Sandbox,
     tree: Tree,
-    selection: Selection,
+    selections: Sequence[Selection],
     environment: TestEnvironment,
     *,
     options: tuple[str, ...] = (),
     limits: Limits | None = None,
     patience: Patience | None = None,
-) -> TestRun:
-    """Every selected test of the tree, each with its result.
+) -> list[TestRun]:
+    """For each selection every one of its tests on the tree, with its result.
 
-    `options` are the project's own for pytest (`options.own_options`).
+    Several selections share a sandbox where they can: pytest is loaded once, and each runs in a
+    process of its own on files like new. `options` are the project's own for pytest
+    (`options.own_options`).
     """
-    return _TestRun(
-        sandbox, tree, selection, environment, options, limits or Limits(), patience or Patience()
-    ).whole()
+    suite = _Suite(sandbox, tree, environment, options, limits or Limits(), patience or Patience())
+    begun = suite.start(selections) if len(selections) > 1 else [None]
+    return [
+        _Selected(suite, selection).whole(one)
+        for selection, one in zip(selections, begun, strict=True)
+    ]
 
 
-class _TestRun:
+class _Suite:
+    """A tree's tests, ready to be run in sandboxes."""
+
     def __init__(
         self,
         sandbox: Sandbox,
         tree: Tree,
-        selection: Selection,
         environment: TestEnvironment,
         options: tuple[str, ...],
         limits: Limits,
@@ -131,18 +170,60 @@ class _TestRun:
         self.sandbox = sandbox
         added = {path: data for path, data in environment.files.items() if path not in tree.names}
         self.tree = tree.with_files(added) if added else tree
-        self.selection = selection
         self.environment = environment
         self.options = options
         self.limits = limits
         self.patience = patience
+
+    def start(
+        self, selections: Sequence[Selection], without: frozenset[str] = frozenset()
+    ) -> list[_Pass]:
+        """One sandbox for all of them."""
+        environment = self.environment
+        told = {
+            "passes": [self._told(selection, without) for selection in selections],
+            "roots": self.tree.roots,
+            "last": [str(path) for path in environment.last],
+            "alone": self.sandbox.level == "landlock",
+        }
+        follower = _Follower(self.patience, len(selections))
+        job = Job(
+            command=(str(environment.python), str(INSIDE)),
+            tree=self.tree.archive,
+            visible=(*environment.visible, *environment.last, INSIDE),
+            given=msgspec.json.encode(told),
+            environment=environment.variables,
+            limits=self.limits,
+        )
+        follower.over(self.sandbox.run(job, follower))
+        return follower.passes
+
+    def _told(self, selection: Selection, without: frozenset[str]) -> dict[str, object]:
+        paths = map(_path, selection.paths)
+        return {
+            "arguments": [*STEADY, "-o", "addopts=", *self.options, *paths],
+            "only": None if selection.only is None else sorted(selection.only),
+            "without": sorted(without),
+            "reverse": selection.reverse,
+            "settled": sorted(selection.settled | without),
+            "num_repeats": selection.num_repeats,
+            "seed": SEED,
+        }
+
+
+class _Selected:
+    """One selection on its way to a result for every test."""
+
+    def __init__(self, suite: _Suite, selection: Selection) -> None:
+        self.suite = suite
+        self.selection = selection
         self.results: dict[str, TestResult] = {}
         self.broken: dict[str, str] = {}
         self.unsteady: set[str] = set()
         self.ends: list[Ended] = []
 
-    def whole(self) -> TestRun:
-        fault = self._fault()
+    def whole(self, begun: _Pass | None) -> TestRun:
+        fault = self._fault(begun)
         last = self.ends[-1]
         return TestRun(
             results=self.results,
@@ -157,17 +238,24 @@ class _TestRun:
             output=last.output[-KEPT_OUTPUT:].decode("utf-8", "replace"),
         )
 
-    def _fault(self) -> str:
-        """Runs everything; why it is not complete."""
-        crashes = 0
+    def _fault(self, begun: _Pass | None) -> str:
+        """Runs everything that `begun` has not; why it is not complete."""
+        crashes, most = 0, self.suite.patience.max_crashes
         while True:
-            follower, ended = self._start(self.selection, frozenset(self.results))
-            self.results |= follower.results
-            self.broken |= follower.broken
-            self.unsteady |= follower.unsteady
-            if follower.code is not None:
-                return self._of_pytest(follower.code, ended)
-            culprit = follower.running
+            if begun is not None and begun.ended is not None:
+                heard, begun = begun, None
+            else:
+                (heard,) = self.suite.start([self.selection], frozenset(self.results))
+                begun = None
+            ended = heard.ended
+            assert ended is not None
+            self.ends.append(ended)
+            self.results |= heard.results
+            self.broken |= heard.broken
+            self.unsteady |= heard.unsteady
+            if heard.code is not None:
+                return self._of_pytest(heard.code, ended)
+            culprit = heard.running
             if not culprit:
                 return f"pytest {_in_words(ended)}" + _last_words(ended)
             stuck: Outcome = "timeout" if ended.cause in ("stopped", "wall") else "crashed"
@@ -175,55 +263,31 @@ class _TestRun:
                 outcome=stuck, seconds=0.0, text=f"it {_in_words(ended)}"
             )
             if ended.cause == "wall":
-                return f"ran longer than {self.limits.wall_s:g} s, and the rest did not run"
+                limit = self.suite.limits.wall_s
+                return f"ran longer than {limit:g} s, and the rest did not run"
             crashes += 1
-            if crashes <= self.patience.max_crashes and len(follower.collected) > 1:
+            if crashes <= most and len(heard.collected) > 1:
                 self._alone(culprit)
-            left = [test for test in follower.collected if test not in self.results]
+            left = [test for test in heard.collected if test not in self.results]
             if not left:
                 return ""
-            if crashes > self.patience.max_crashes:
+            if crashes > most:
                 return f"crashed {crashes} times, and {len(left)} tests did not run"
 
     def _alone(self, culprit: str) -> None:
         """Tries a test that crashed once more, without company: was it the test, or an earlier
         one?"""
         selection = replace(self.selection, only=frozenset({culprit}), num_repeats=0)
-        follower, _ = self._start(selection, frozenset())
-        alone = follower.results.get(culprit)
-        if alone is not None:
+        (heard,) = self.suite.start([selection])
+        assert heard.ended is not None
+        self.ends.append(heard.ended)
+        if culprit in heard.results:
             self.unsteady.add(culprit)
 
     def _of_pytest(self, code: int, ended: Ended) -> str:
         if code in (0, 1, 5) or (self.broken and code == 2):
             return ""
         return f"pytest ended with code {code}" + _last_words(ended)
-
-    def _start(self, selection: Selection, without: frozenset[str]) -> tuple[_Follower, Ended]:
-        environment = self.environment
-        told = {
-            "arguments": [*STEADY, "-o", "addopts=", *self.options, *map(_path, selection.paths)],
-            "only": None if selection.only is None else sorted(selection.only),
-            "without": sorted(without),
-            "reverse": selection.reverse,
-            "repeated": sorted(selection.repeated - without),
-            "num_repeats": selection.num_repeats,
-            "roots": self.tree.roots,
-            "last": [str(path) for path in environment.last],
-            "seed": SEED,
-        }
-        follower = _Follower(self.patience)
-        job = Job(
-            command=(str(environment.python), str(INSIDE)),
-            tree=self.tree.archive,
-            visible=(*environment.visible, *environment.last, INSIDE),
-            given=msgspec.json.encode(told),
-            environment=environment.variables,
-            limits=self.limits,
-        )
-        ended = self.sandbox.run(job, follower)
-        self.ends.append(ended)
-        return follower, ended
 
 
 def _path(path: str) -> str:

@@ -1,0 +1,326 @@
+"""A campaign: tasks from proved commits, solved by a planner and an executor, graded by the proof.
+
+For every valid commit of a pack, as often as there are temperatures: index the parent and retrieve
+with the message as the task, plan, carry out, validate. The pipeline is the one that answers users
+(`coding.retrieve`, `coding.context`). Each finished step is in the store before the next begins, by
+the process that did it, so a campaign that was killed goes on at the exact step. Knows the seams,
+not who is behind them.
+"""
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from twin.coding.alignment import alignment
+from twin.coding.changed import Sides, plan_of
+from twin.coding.context import ContextPackage, pack_context
+from twin.coding.history import read_history
+from twin.coding.paths import role_of
+from twin.coding.plan import Plan
+from twin.coding.replay import Progress
+from twin.coding.retrieve import Locator
+from twin.coding.sandbox.cell import open_sandbox
+from twin.coding.solve import EXECUTORS, PLANNERS, Assignment, Edits, Knowledge
+from twin.coding.testing.trees import Tree
+from twin.config import Config
+from twin.curate.tasks import clean_query
+from twin.cycle.answers import model_in_service
+from twin.cycle.harness import read_commit, validate_pack
+from twin.cycle.workers import Spread
+from twin.errors import BadPlan
+from twin.observe.packs import open_pack
+from twin.observe.validate import Breadth, Validator
+from twin.records import Commit, SandboxLevel, Validation
+from twin.store.database import Store, open_store
+from twin.store.trials import Result
+from twin.store.validations import lookup_of
+
+STEPS: Final = ("retrieve", "plan", "execute", "validate")
+VERSION: Final = 1
+"""Of what a step's result means; a new one does everything again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One attempt at one commit."""
+
+    commit_id: str
+    number: int
+    temperature: float
+    is_solved: bool
+    """Every test of the commit's proof passes."""
+    why: str
+    """Why not, in a word: `bad_plan`, `tests_fail`, `error`; empty where it is solved."""
+    detail: str
+    alignment: float
+    """Of its plan with the true change; 0 without a plan."""
+    num_failed: int
+    seconds: dict[str, float]
+    """By step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """What a campaign came to."""
+
+    campaign: str
+    pack: str
+    planner: str
+    executor: str
+    num_commits: int
+    """Commits of the pack that were looked at; trials are of the valid ones."""
+    num_valid: int
+    num_solved: int
+    why: dict[str, int]
+    mean_alignment: float | None
+    seconds: float
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a worker is told once."""
+
+    campaign: str
+    folder: Path
+    place: Path
+    root: Path
+    config: Config
+    planner: str
+    executor: str
+    script: Path | None
+    breadth: Breadth
+    level: SandboxLevel
+
+
+@dataclass(frozen=True)
+class _Item:
+    proof: Validation
+    number: int
+    temperature: float
+
+    def __hash__(self) -> int:
+        return hash((self.proof.commit_id, self.number))
+
+
+def run_campaign(
+    folder: Path,
+    store: Store,
+    config: Config,
+    *,
+    planner: str,
+    executor: str,
+    temperatures: Sequence[float] = (0.0,),
+    script: Path | None = None,
+    workers: int = 1,
+    newest: int | None = None,
+    breadth: Breadth = "targeted",
+    level: SandboxLevel | None = None,
+    progress: Progress | None = None,
+) -> Campaign:
+    """Solves the valid commits of a pack; commits not validated yet are validated first.
+
+    Raises KeyError for an unknown planner or executor, UsageError for a script that cannot be read.
+    """
+    started = time.monotonic()
+    # Before anything takes time: are they there, and can they begin?
+    for made in (PLANNERS[planner], EXECUTORS[executor]):
+        made(Knowledge(truth=lambda task_id: [], script=script))
+    place = store.folder / "environments"
+    found = validate_pack(
+        folder, store, place, workers=workers, newest=newest, breadth=breadth, level=level,
+        progress=progress,
+    )  # fmt: skip
+    told = script.read_text(errors="replace") if script else ""
+    campaign = lookup_of(VERSION, found.pack, planner, executor, told, breadth, *temperatures)[:32]
+    asked = _Asked(
+        campaign=campaign,
+        folder=folder,
+        place=place,
+        root=store.folder.parent,
+        config=config,
+        planner=planner,
+        executor=executor,
+        script=script,
+        breadth=breadth,
+        level=open_sandbox(level).level,
+    )
+    items = [
+        _Item(proof, number, temperature)
+        for proof in found.validations
+        if proof.is_valid
+        for number, temperature in enumerate(temperatures)
+    ]
+    trials: dict[tuple[str, int], Trial] = {}
+    for trial in Spread(partial(_Solving, asked), workers).over(items):
+        trials[trial.commit_id, trial.number] = trial
+        if progress is not None:
+            progress("solving", len(trials), len(items))
+    everything = tuple(trials[item.proof.commit_id, item.number] for item in items)
+    return Campaign(
+        campaign=campaign,
+        pack=found.pack,
+        planner=planner,
+        executor=executor,
+        num_commits=found.num_commits,
+        num_valid=found.num_valid,
+        num_solved=sum(trial.is_solved for trial in everything),
+        why=dict(Counter(trial.why for trial in everything if trial.why).most_common()),
+        mean_alignment=statistics.fmean(t.alignment for t in everything) if everything else None,
+        seconds=time.monotonic() - started,
+        trials=everything,
+    )
+
+
+class _Solving:
+    """Solves tasks of one pack, in one process, with a store of its own."""
+
+    def __init__(self, asked: _Asked) -> None:
+        self._asked = asked
+        self._packed = open_pack(asked.folder, asked.place, check=False)
+        self._repository = self._packed.repository()
+        self._store = open_store(asked.root, asked.config.store.url)
+        self._sandbox = open_sandbox(asked.level)
+        knowledge = Knowledge(truth=self._truth, script=asked.script)
+        self._planner = PLANNERS[asked.planner](knowledge)
+        self._executor = EXECUTORS[asked.executor](knowledge)
+
+    def answer(self, item: _Item) -> Trial:
+        commit = read_commit(self._repository, item.proof.commit_id)
+        done = self._store.trials.finished(self._asked.campaign, item.proof.commit_id, item.number)
+        work: dict[str, Callable[[], Result]] = {
+            "retrieve": lambda: self._retrieve(commit),
+            "plan": lambda: self._plan(item, commit, done["retrieve"]),
+            "execute": lambda: self._execute(item, commit, done),
+            "validate": lambda: self._validate(item, commit, done["execute"]),
+        }
+        seconds: dict[str, float] = {}
+        for step in STEPS:
+            started = time.monotonic()
+            if step not in done:
+                done[step] = work[step]()
+                seconds[step] = time.monotonic() - started
+                self._store.trials.add(
+                    campaign=self._asked.campaign,
+                    pack=self._repository.name,
+                    commit_id=item.proof.commit_id,
+                    number=item.number,
+                    step=step,
+                    result=done[step],
+                    seconds=seconds[step],
+                )
+        return _trial(item, done, seconds)
+
+    def failure(self, item: _Item, reason: str) -> Trial:
+        return _trial(item, {"validate": {"why": "error", "detail": reason}}, {})
+
+    def _retrieve(self, commit: Commit) -> Result:
+        """What a user would have been shown at the parent, asked with the message."""
+        parent = commit.parent_ids[0]
+        past = list(read_history(self._repository, revision=parent))
+        locator = Locator.at(
+            self._repository, self._repository.tree(parent), self._store.blobs, past, parent
+        )
+        _, model, _ = model_in_service(self._store)
+        answer = locator.locate(
+            _query(commit),
+            model,
+            author=commit.author_email,
+            now=commit.commit_time,
+            explain=False,
+        )
+        budget = self._asked.config.context
+        package = pack_context(
+            answer,
+            locator.texts([file.path for file in answer.files]),
+            budget_tokens=budget.window_tokens - budget.reserve_tokens,
+        )
+        return {
+            "context": self._store.artifacts.put(msgspec.json.encode(package)),
+            "num_tokens": package.num_tokens,
+            "files": [file.path for file in answer.files],
+        }
+
+    def _assignment(self, item: _Item, commit: Commit, retrieved: Result) -> Assignment:
+        stored = self._store.artifacts.get(retrieved["context"])
+        return Assignment(
+            task_id=commit.commit_id,
+            query=_query(commit),
+            parent_id=commit.parent_ids[0],
+            context=msgspec.json.decode(stored, type=ContextPackage),
+            temperature=item.temperature,
+        )
+
+    def _plan(self, item: _Item, commit: Commit, retrieved: Result) -> Result:
+        try:
+            plan = self._planner.plan(self._assignment(item, commit, retrieved))
+        except BadPlan as error:
+            return {"plan": None, "detail": str(error), "alignment": 0.0}
+        fit = alignment(plan, plan_of(list(self._truth(commit.commit_id))))
+        return {
+            "plan": msgspec.to_builtins(plan),
+            "alignment": fit.score,
+            "files": fit.files,
+            "symbols": fit.symbols,
+            "order": fit.order,
+        }
+
+    def _execute(self, item: _Item, commit: Commit, done: dict[str, Result]) -> Result:
+        if done["plan"]["plan"] is None:
+            return {"edits": None}
+        plan = msgspec.convert(done["plan"]["plan"], Plan)
+        made = self._executor.execute(plan, self._assignment(item, commit, done["retrieve"]))
+        return {"edits": self._store.artifacts.put(msgspec.msgpack.encode(dict(made)))}
+
+    def _validate(self, item: _Item, commit: Commit, executed: Result) -> Result:
+        if executed["edits"] is None:
+            return {"why": "bad_plan"}
+        stored = self._store.artifacts.get(executed["edits"])
+        edits: Edits = msgspec.msgpack.decode(stored, type=dict[str, bytes | None])
+        parent = Tree(self._repository.archive(commit.parent_ids[0]))
+        code = parent.with_files({p: data for p, data in edits.items() if data is not None})
+        code = code.with_those_of(Tree(b""), {p for p, data in edits.items() if data is None})
+        validator = Validator(
+            self._repository,
+            self._sandbox,
+            self._packed.environment(item.proof.environment),
+            breadth=self._asked.breadth,
+        )
+        failed = validator.grade(commit, item.proof, code)
+        return {"why": "tests_fail" if failed else "", "failed": failed}
+
+    def _truth(self, task_id: str) -> Sequence[Sides]:
+        commit = read_commit(self._repository, task_id)
+        changes = [change for change in commit.changes if role_of(change.path) != "test"]
+        blobs = [blob for c in changes for blob in (c.old_blob, c.new_blob) if blob]
+        contents = dict(self._repository.blobs(blobs))
+        return [
+            Sides(change=c, before=contents.get(c.old_blob), after=contents.get(c.new_blob))
+            for c in changes
+        ]
+
+
+def _query(commit: Commit) -> str:
+    return clean_query(commit.subject, commit.body)
+
+
+def _trial(item: _Item, done: dict[str, Any], seconds: dict[str, float]) -> Trial:
+    plan, last = done.get("plan", {}), done["validate"]
+    return Trial(
+        commit_id=item.proof.commit_id,
+        number=item.number,
+        temperature=item.temperature,
+        is_solved=not last["why"],
+        why=last["why"],
+        detail=last.get("detail") or plan.get("detail") or "",
+        alignment=plan.get("alignment", 0.0),
+        num_failed=len(last.get("failed", ())),
+        seconds=seconds,
+    )

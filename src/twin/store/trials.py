@@ -1,0 +1,60 @@
+"""The finished steps of trials: what lets a campaign that was killed go on at the exact step.
+
+Raw: only appended, and the first answer to a question stays. Knows no step's meaning.
+"""
+
+import time
+from typing import Any
+
+from sqlalchemy import select
+
+from twin.store.engine import Database
+from twin.store.schema import raw_trial_step as table
+from twin.store.validations import lookup_of
+
+Result = dict[str, Any]
+
+
+class TrialLog:
+    """Steps by campaign, commit, trial and name."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def finished(self, campaign: str, commit_id: str, number: int) -> dict[str, Result]:
+        """Step -> result, of one trial."""
+        query = select(table.c.step, table.c.result).where(
+            table.c.campaign == campaign,
+            table.c.commit_id == commit_id,
+            table.c.number == number,
+        )
+        with self._database.reading() as connection:
+            return {row.step: dict(row.result) for row in connection.execute(query)}
+
+    def add(
+        self,
+        *,
+        campaign: str,
+        pack: str,
+        commit_id: str,
+        number: int,
+        step: str,
+        result: Result,
+        seconds: float,
+    ) -> None:
+        """Appends one, unless there is one; durable on return."""
+        with self._database.writing() as connection:
+            connection.execute(
+                self._database.insert_new(table),
+                {
+                    "lookup": lookup_of(campaign, commit_id, number, step),
+                    "campaign": campaign,
+                    "pack": pack,
+                    "commit_id": commit_id,
+                    "number": number,
+                    "step": step,
+                    "seconds": seconds,
+                    "result": result,
+                    "at": time.time(),
+                },
+            )
