@@ -4,7 +4,7 @@ Read from both sides of a diff. Works on contents; reads no repository.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from twin.coding.graph import resolve_imports
@@ -25,7 +25,7 @@ class Sides:
     after: bytes | None
 
 
-def plan_of(files: list[Sides]) -> Plan:
+def plan_of(files: Sequence[Sides]) -> Plan:
     """The plan that a commit with these changes carried out.
 
     A file depends on another changed file that it imports after the change; where two import each

@@ -263,7 +263,7 @@ class _Solving:
             plan = self._planner.plan(self._assignment(item, commit, retrieved))
         except BadPlan as error:
             return {"plan": None, "detail": str(error), "alignment": 0.0}
-        fit = alignment(plan, plan_of(list(self._truth(commit.commit_id))))
+        fit = alignment(plan, plan_of(self._truth(commit.commit_id)))
         return {
             "plan": msgspec.to_builtins(plan),
             "alignment": fit.score,

@@ -23,11 +23,15 @@ Item = TypeVar("Item", bound=Hashable)
 Answer = TypeVar("Answer")
 
 
-class Worker(Protocol[Item, Answer]):
+Given = TypeVar("Given", contravariant=True)
+Gives = TypeVar("Gives", covariant=True)
+
+
+class Worker(Protocol[Given, Gives]):
     """Made once in each process."""
 
-    def answer(self, item: Item) -> Answer: ...
-    def failure(self, item: Item, reason: str) -> Answer: ...
+    def answer(self, item: Given) -> Gives: ...
+    def failure(self, item: Given, reason: str) -> Gives: ...
 
 
 class Spread(Generic[Item, Answer]):
@@ -56,7 +60,7 @@ class Spread(Generic[Item, Answer]):
                 self._num_workers,
                 multiprocessing.get_context("spawn"),
                 initializer=_enter,
-                initargs=(self._begin,),
+                initargs=(self._begin, os.getpid()),
             )
             try:
                 while waiting or running:
@@ -87,11 +91,13 @@ def default_workers() -> int:
 _worker: Any = None
 
 
-def _enter(begin: Callable[[], Any]) -> None:
+def _enter(begin: Callable[[], Any], parent: int) -> None:
     """In a worker process, once. It ends with who began it, even by `kill -9`, and its runs with
     it; Ctrl-C is its parent's to handle."""
     global _worker
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it was gone before
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker = begin()
 
