@@ -97,6 +97,7 @@ def test_where_there_is_nothing_to_learn_nothing_is_promoted(new_history: New) -
     assert found.in_service == "default"
 
 
+@pytest.mark.slow
 def test_two_runs_apart_make_the_same_model_to_the_byte(new_history: New) -> None:
     root = new_history(100)
     other = Path(shutil.copytree(root, root.parent / "other" / root.name))
@@ -158,6 +159,7 @@ def test_a_rewritten_history_is_mined_anew(new_history: New, run_git: Git) -> No
     assert (mined.num_commits, mined.num_new) == (21, 21)
 
 
+@pytest.mark.slow
 def test_other_settings_are_another_question(new_history: New) -> None:
     root = new_history(30)
     improved(root)

@@ -67,6 +67,7 @@ def test_gold_solves_every_commit_and_null_none(solve: Callable[..., Campaign]) 
     assert all(trial.num_failed and trial.alignment == 0 for trial in null.trials)
 
 
+@pytest.mark.slow
 def test_scripted_plans_are_graded_by_what_they_say(
     solve: Callable[..., Campaign], commits: list[str], tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_scripted_plans_are_graded_by_what_they_say(
     assert found.trials[0].alignment > found.trials[1].alignment > 0
 
 
+@pytest.mark.slow
 def test_a_plan_that_cannot_be_read_is_an_outcome(
     solve: Callable[..., Campaign], commits: list[str], tmp_path: Path
 ) -> None:
@@ -90,6 +92,7 @@ def test_a_plan_that_cannot_be_read_is_an_outcome(
     assert "no plan for" in found.trials[1].detail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"commit": 3}', '{"commit": "a", "x": 1, "plan": {}}']
 )
@@ -134,6 +137,7 @@ def test_a_campaign_goes_on_at_the_step_where_it_was(
     assert done == []
 
 
+@pytest.mark.slow
 def test_each_temperature_is_a_trial(solve: Callable[..., Campaign]) -> None:
     found = solve("null", "null", temperatures=[0.0, 0.5], newest=1)
     assert [(trial.number, trial.temperature) for trial in found.trials] == [(0, 0.0), (1, 0.5)]

@@ -72,6 +72,7 @@ def test_an_untrained_model_is_not_yet_judged_on_training() -> None:
     assert {grade_of(report, gate) for gate in ("G3", "G3.5", "G3.6", "G4", "G5")} == {"not yet"}
 
 
+@pytest.mark.slow
 def test_an_untrained_model_is_trained_on_the_side_and_left_alone() -> None:
     own = subject()
     before = {name: tensor.clone() for name, tensor in own.model.state_dict().items()}

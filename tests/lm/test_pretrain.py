@@ -99,7 +99,8 @@ pretrain(recipe, corpus(root), root / "killed", tell=lambda s: os.kill(os.getpid
 """
 
 
-@pytest.mark.parametrize("order", ["handoff", pytest.param("windows", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["handoff", "windows"])
 def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
     order: str, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def scripted(cell: Cell, key: str) -> Outcome:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_real_comparison_trains_every_variant_and_seed_and_can_be_repeated(
     tmp_path: Path, corpus: Corpus
 ) -> None:

@@ -225,6 +225,7 @@ def test_a_tier_over_its_budget_is_skipped_on_every_route(serving: Serving) -> N
         assert status in (200, 429), body_out
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_used_up_is_still_used_up_after_a_restart(serving: Serving) -> None:
     price = "price = { input = 1000.0, output = 1000.0 }\nmonthly_usd = 0.03\n"
     with Upstream(chat("dear")) as big:

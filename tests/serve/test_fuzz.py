@@ -160,6 +160,7 @@ _OVER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", _ANSWER)
 @settings(QUICK, max_examples=150)
 @given(document=st.one_of(_LIKELY, _VALUES, st.dictionaries(_KEYS, _VALUES)))

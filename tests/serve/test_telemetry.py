@@ -163,6 +163,7 @@ def test_no_texts_are_in_traces(told: Receiver) -> None:
     assert WORDS.encode() not in b"".join(found.SerializeToString() for found in told.requests)
 
 
+@pytest.mark.slow
 def test_a_receiver_that_is_down_changes_nothing_and_is_complained_of_once(
     serving: Callable[..., Served],
 ) -> None:

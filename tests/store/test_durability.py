@@ -79,6 +79,7 @@ def killed_after(process: subprocess.Popen[str], num_lines: int) -> list[list[st
     return [line.split() for line in lines if line.endswith("\n")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_everything_acknowledged_before_a_kill_is_there(new_place: Place, seed: int) -> None:
     process = new_place.start(WRITES_OF_EVERY_KIND)
@@ -101,6 +102,7 @@ def test_everything_acknowledged_before_a_kill_is_there(new_place: Place, seed: 
         assert len([v for v in store.registry.versions("m") if v.status == "live"]) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_history_killed_half_way_is_the_old_one_or_the_new_one(
     new_place: Place, seed: int
@@ -133,6 +135,7 @@ def test_two_processes_that_write_at_once_both_succeed(new_place: Place) -> None
     assert len(moves) == 20 * 3 - 1
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_new_store_at_once_all_get_it(new_place: Place) -> None:
     processes = [new_place.start(OPENS, name) for name in "abc"]
     for process in processes:

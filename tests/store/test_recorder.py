@@ -98,6 +98,7 @@ def test_it_moves_what_comes_and_says_how_it_stands(
     assert len(store.calls.search()) == 3
 
 
+@pytest.mark.slow
 def test_at_its_end_it_moves_everything_that_is_left(
     store: Store, journal: Journal, running: Running
 ) -> None:
@@ -108,6 +109,7 @@ def test_at_its_end_it_moves_everything_that_is_left(
     assert len(store.calls.search(limit=10_000)) == 2_500
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_for_the_gateway(store: Store, journal: Journal, running: Running) -> None:
     journal.append(payloads([call("call_1")]))
     running.until(num_ingested=1)

@@ -62,6 +62,7 @@ def test_the_same_examples_give_the_same_bytes() -> None:
     assert fit_router(world(250), folds="row") == fit_router(world(250), folds="row")
 
 
+@pytest.mark.slow
 def test_shuffled_outcomes_teach_nothing() -> None:
     """Where this beats chance, an outcome leaks into what is learnt. Without the length, which is
     nobody's outcome; the mean of several shuffles, each of which is off by chance."""

@@ -122,6 +122,7 @@ def test_a_cache_that_others_can_write_is_not_used(
     build._own_folder.cache_clear()
 
 
+@pytest.mark.slow
 def test_two_processes_may_build_at_once(source: Path, tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from twin.lm.kernels.native import build; import sys;"
