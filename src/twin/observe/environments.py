@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from twin.errors import EnvironmentFailed, MissingRequirement
 from twin.observe.requirements import Needs
 
@@ -81,18 +84,30 @@ def resolve(needs: Needs, moment: float, python: Path) -> Lock:
     """
     day = datetime.datetime.fromtimestamp(moment, datetime.UTC).date()
     until = max(day, SETTLED.get(version_of(python), day))
-    pytest = tuple(line for line in needs.tests if re.match(r"pytest\b(?!-)", line)) or ("pytest",)
-    wanted = (
-        (needs.runtime + needs.tests + needs.build, ()),
-        (needs.runtime + needs.tests, needs.build),
-        (needs.runtime + pytest, needs.tests + needs.build),
-    )
     for moment_text in (until.isoformat(), ""):
-        for lines, left_out in wanted:
+        lines = list(dict.fromkeys([*needs.runtime, *needs.tests, *needs.build]))
+        left_out: list[str] = []
+        while lines:
             text, fault = _compile(lines, moment_text, python)
             if text:
-                return Lock(text=text, until=moment_text, left_out=left_out)
+                return Lock(text=text, until=moment_text, left_out=tuple(left_out))
+            culprit = _culprit(fault, [line for line in lines if line not in needs.runtime])
+            if culprit is None:
+                break
+            lines.remove(culprit)
+            left_out.append(culprit)
     raise EnvironmentFailed(fault)
+
+
+def _culprit(fault: str, optional: Iterable[str]) -> str | None:
+    """The need that uv complains of, of those that can be done without: the tests then say what
+    that is worth. Pytest cannot."""
+    said = {canonicalize_name(word) for word in re.findall(r"[A-Za-z0-9][\w.-]*", fault)}
+    for line in optional:
+        name = canonicalize_name(Requirement(line).name)
+        if name in said and name != "pytest":
+            return line
+    return None
 
 
 def _compile(lines: Iterable[str], until: str, python: Path) -> tuple[str, str]:
