@@ -1,7 +1,7 @@
 """Tasks from proved commits: gold solves all, null none, and every finished step is kept."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,9 +27,10 @@ TWICE = {
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> Iterator[Store]:
     (tmp_path / "here").mkdir()
-    return open_store(tmp_path / "here")
+    with open_store(tmp_path / "here") as store:
+        yield store
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,9 +34,10 @@ MORE = {
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> Iterator[Store]:
     (tmp_path / "here").mkdir()
-    return open_store(tmp_path / "here")
+    with open_store(tmp_path / "here") as store:
+        yield store
 
 
 @pytest.fixture
