@@ -49,12 +49,11 @@ def damaged(plan: Any, chance: random.Random) -> Iterator[tuple[str, Any]]:
 def trials(pack: Path, work: Path, newest: int | None) -> Iterator[dict[str, Any]]:
     """One row for each plan: what was done to it, its alignment, whether the tests pass."""
     from twin.coding.alignment import alignment
-    from twin.coding.changed import Sides, plan_of
+    from twin.coding.changed import plan_of
     from twin.coding.gold import carried_out
-    from twin.coding.paths import role_of
     from twin.coding.sandbox.cell import open_sandbox
     from twin.coding.testing.trees import Tree
-    from twin.cycle.harness import read_commit, validate_pack
+    from twin.cycle.harness import read_commit, sides_of, validate_pack
     from twin.observe.packs import open_pack
     from twin.observe.validate import Validator
     from twin.store.database import open_store
@@ -67,13 +66,7 @@ def trials(pack: Path, work: Path, newest: int | None) -> Iterator[dict[str, Any
         for proof in (one for one in found.validations if one.is_valid):
             commit = read_commit(repository, proof.commit_id)
             validator = Validator(repository, open_sandbox(), packed.environment(proof.environment))
-            changes = [c for c in commit.changes if role_of(c.path) != "test"]
-            blobs = [blob for c in changes for blob in (c.old_blob, c.new_blob) if blob]
-            contents = dict(repository.blobs(blobs))
-            sides = [
-                Sides(change=c, before=contents.get(c.old_blob), after=contents.get(c.new_blob))
-                for c in changes
-            ]
+            sides = sides_of(repository, commit)
             truth = plan_of(sides)
             parent = Tree(repository.archive(proof.parent_id))
             outcomes: dict[tuple[tuple[str, bytes | None], ...], bool] = {}
@@ -81,9 +74,7 @@ def trials(pack: Path, work: Path, newest: int | None) -> Iterator[dict[str, Any
                 made = carried_out(plan, sides)
                 key = tuple(sorted(made.items()))
                 if key not in outcomes:
-                    code = parent.with_files({p: d for p, d in made.items() if d is not None})
-                    code = code.with_those_of(Tree(b""), {p for p, d in made.items() if d is None})
-                    outcomes[key] = not validator.grade(commit, proof, code)
+                    outcomes[key] = not validator.grade(commit, proof, parent.with_edits(made))
                 fit = alignment(plan, truth)
                 yield {
                     "commit": proof.commit_id,

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from twin.coding.graph import resolve_imports
 from twin.coding.languages import language_of
 from twin.coding.parse import parse
@@ -103,15 +105,7 @@ def _without_circles(steps: list[Step]) -> Plan:
     for step in steps:
         needed = tuple(path for path in step.depends_on if not _leads(path, step.path, kept))
         kept[step.path] = set(needed)
-        made.append(
-            Step(
-                path=step.path,
-                action=step.action,
-                old_path=step.old_path,
-                symbols=step.symbols,
-                depends_on=needed,
-            )
-        )
+        made.append(msgspec.structs.replace(step, depends_on=needed))
     return Plan(steps=tuple(made))
 
 

@@ -22,7 +22,6 @@ from twin.coding.alignment import alignment
 from twin.coding.changed import Sides, plan_of
 from twin.coding.context import ContextPackage, pack_context
 from twin.coding.history import read_history
-from twin.coding.paths import role_of
 from twin.coding.plan import Plan
 from twin.coding.replay import Progress
 from twin.coding.retrieve import Locator
@@ -32,7 +31,7 @@ from twin.coding.testing.trees import Tree
 from twin.config import Config
 from twin.curate.tasks import clean_query
 from twin.cycle.answers import model_in_service
-from twin.cycle.harness import read_commit, validate_pack
+from twin.cycle.harness import read_commit, sides_of, validate_pack
 from twin.cycle.workers import Spread
 from twin.errors import BadPlan
 from twin.observe.packs import open_pack
@@ -284,9 +283,7 @@ class _Solving:
             return {"why": "bad_plan"}
         stored = self._store.artifacts.get(executed["edits"])
         edits: Edits = msgspec.msgpack.decode(stored, type=dict[str, bytes | None])
-        parent = Tree(self._repository.archive(commit.parent_ids[0]))
-        code = parent.with_files({p: data for p, data in edits.items() if data is not None})
-        code = code.with_those_of(Tree(b""), {p for p, data in edits.items() if data is None})
+        code = Tree(self._repository.archive(commit.parent_ids[0])).with_edits(edits)
         validator = Validator(
             self._repository,
             self._sandbox,
@@ -297,14 +294,7 @@ class _Solving:
         return {"why": "tests_fail" if failed else "", "failed": failed}
 
     def _truth(self, task_id: str) -> Sequence[Sides]:
-        commit = read_commit(self._repository, task_id)
-        changes = [change for change in commit.changes if role_of(change.path) != "test"]
-        blobs = [blob for c in changes for blob in (c.old_blob, c.new_blob) if blob]
-        contents = dict(self._repository.blobs(blobs))
-        return [
-            Sides(change=c, before=contents.get(c.old_blob), after=contents.get(c.new_blob))
-            for c in changes
-        ]
+        return sides_of(self._repository, read_commit(self._repository, task_id))
 
 
 def _query(commit: Commit) -> str:

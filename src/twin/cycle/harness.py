@@ -14,8 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from twin.coding.changed import Sides
 from twin.coding.git import GitRepository
 from twin.coding.history import read_history
+from twin.coding.paths import role_of
 from twin.coding.replay import Progress
 from twin.coding.sandbox.cell import open_sandbox
 from twin.config import Config
@@ -182,6 +184,17 @@ def read_commit(repository: GitRepository, commit_id: str) -> Commit:
     """A commit that has a parent."""
     (commit,) = read_history(repository, revision=commit_id, since=f"{commit_id}^")
     return commit
+
+
+def sides_of(repository: GitRepository, commit: Commit) -> list[Sides]:
+    """Both sides of the files, without its tests, that a commit changed."""
+    changes = [change for change in commit.changes if role_of(change.path) != "test"]
+    blobs = [blob for c in changes for blob in (c.old_blob, c.new_blob) if blob]
+    contents = dict(repository.blobs(blobs))
+    return [
+        Sides(change=c, before=contents.get(c.old_blob), after=contents.get(c.new_blob))
+        for c in changes
+    ]
 
 
 def _no_environment(one: PackedCommit, faults: dict[str, str], failed: dict[str, str]) -> str:

@@ -83,6 +83,12 @@ class Tree:
                 tar.addfile(entry, io.BytesIO(content))
         return self.with_those_of(Tree(added.getvalue()))
 
+    def with_edits(self, edits: Mapping[str, bytes | None]) -> "Tree":
+        """This tree with these contents; None removes a path."""
+        removed = {path for path, content in edits.items() if content is None}
+        written = {path: content for path, content in edits.items() if content is not None}
+        return self.with_files(written).with_those_of(Tree(b""), removed)
+
     @property
     def roots(self) -> tuple[str, ...]:
         """Where it imports from: `src` where packages or modules lie in it."""
