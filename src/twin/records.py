@@ -160,6 +160,11 @@ class Symbol:
     signature: str = ""
     docstring: str = ""
 
+    @property
+    def dotted(self) -> str:
+        """Its name with those of the definitions around it: `Class.method`."""
+        return f"{self.parent}.{self.name}" if self.parent else self.name
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:

@@ -76,8 +76,8 @@ def owners(data: bytes, language: str) -> dict[int, str]:
     symbols = parse(data, language).symbols
     # Inner definitions are shorter: they overwrite those around them.
     for symbol in sorted(symbols, key=lambda symbol: symbol.start_line - symbol.end_line):
-        name = f"{symbol.parent}.{symbol.name}" if symbol.parent else symbol.name
-        found.update(dict.fromkeys(range(symbol.start_line, symbol.end_line + 1), name))
+        lines = range(symbol.start_line, symbol.end_line + 1)
+        found.update(dict.fromkeys(lines, symbol.dotted))
     return found
 
 

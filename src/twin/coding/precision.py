@@ -96,7 +96,7 @@ def located_symbols(
         if tiers[at] != "excluded":
             found[path].append(
                 LocatedSymbol(
-                    name=_dotted(symbol),
+                    name=symbol.dotted,
                     kind=symbol.kind,
                     start_line=symbol.start_line,
                     end_line=symbol.end_line,
@@ -166,7 +166,7 @@ def _tiers(owners: Sequence[tuple[str, Symbol]], scores: Floats) -> list[Tier]:
     for at, (path, symbol) in enumerate(owners):
         is_type = symbol.kind in {"class", "struct", "interface", "trait", "enum", "type"}
         if tiers[at] == "excluded" and (
-            (path, _dotted(symbol)) in enclosing or (is_type and symbol.name in mentioned)
+            (path, symbol.dotted) in enclosing or (is_type and symbol.name in mentioned)
         ):
             tiers[at] = "type context"
     return tiers
@@ -175,14 +175,10 @@ def _tiers(owners: Sequence[tuple[str, Symbol]], scores: Floats) -> list[Tier]:
 def _holds_better(at: int, owners: Sequence[tuple[str, Symbol]], scores: Floats) -> bool:
     """Whether a symbol inside this one carries most of its score: then the inner one is meant."""
     path, symbol = owners[at]
-    prefix = _dotted(symbol)
+    prefix = symbol.dotted
     return any(
         other_path == path
         and (other.parent == prefix or other.parent.startswith(prefix + "."))
         and scores[index] >= 0.6 * scores[at]
         for index, (other_path, other) in enumerate(owners)
     )
-
-
-def _dotted(symbol: Symbol) -> str:
-    return f"{symbol.parent}.{symbol.name}" if symbol.parent else symbol.name

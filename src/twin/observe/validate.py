@@ -175,8 +175,7 @@ class _Trees:
         for path, text in self.parent.texts(paths).items():
             if path.endswith(".py"):
                 for symbol in parse(text.encode(), "python").symbols:
-                    name = f"{symbol.parent}.{symbol.name}" if symbol.parent else symbol.name
-                    found.add(f"{path}::{name.replace('.', '::')}")
+                    found.add(f"{path}::{symbol.dotted.replace('.', '::')}")
         return found
 
     def modules(self) -> list[str]:
