@@ -122,7 +122,7 @@ def test_requirement_files_and_tox_are_read() -> None:
     found = needs({
         "dev-requirements.txt": "-r other.txt\npytest==7.1 --hash=sha256:00\nattrs  # why\n-e .\n",
         "requirements/test.in": "hypothesis\n",
-        "tox.ini": "[testenv]\ndeps =\n  -r x.txt\n  py38: old\n  {[base]deps}\n  coverage[toml]\n",
+        "tox.ini": "[testenv]\ndeps =\n  -r x.txt\n  {[base]deps}\n  coverage[toml]\n",
     })  # fmt: skip
     assert found.tests == ("attrs", "coverage[toml]", "hypothesis", "pytest==7.1")
 

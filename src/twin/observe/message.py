@@ -76,6 +76,7 @@ _KINDS: Final = (
         "bump update upgrade pin lock",
         r"^(?:version )?bump\b|^(?:bump|upgrade|update|pin) \S+(?: \S+){0,3} (?:from|to) v?\d"
         r"|\b(?:pre-?commit|deps?|dependenc(?:y|ies)) (?:auto)?(?:update|upgrade|bump)"
+        r"|^(?:update|upgrade) (?:black|flake8|isort|mypy|pre-?commit|pylint|pyright|ruff)\.?$"
         r"|^(?:auto)?(?:update|upgrade|bump|lock|pin) (?:all )?(?:dev |python )?"
         r"(?:deps?|dependenc(?:y|ies)|requirements|lock ?file|pre-?commit)",
     ),

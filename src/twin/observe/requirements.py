@@ -1,8 +1,8 @@
 """What a project says it needs to be tested, read from its files without running any of them.
 
 Understands `pyproject.toml` (standard metadata, dependency groups, Poetry), `setup.cfg`, the
-literal parts of `setup.py`, requirement files and `tox.ini`. Strangers wrote them: what cannot
-be understood is left out, and said. Resolves nothing (`environments` does).
+literal parts of `setup.py`, requirement files and, with `tox`, `tox.ini`. Strangers wrote them:
+what cannot be understood is left out, and said. Resolves nothing (`environments` does).
 """
 
 import ast
@@ -16,6 +16,8 @@ from typing import Any, Final
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+
+from twin.observe.tox import of_tox
 
 TEST_GROUPS: Final = ("test", "tests", "testing", "test-dependencies")
 """Names of extras and groups that hold what the tests need; where there are none, `DEV_GROUPS`."""
@@ -86,12 +88,12 @@ def needs(files: Mapping[str, str]) -> Needs:
         if not found.backend:
             found.backend = "setuptools.build_meta:__legacy__"
             found.build += ["setuptools", "wheel"]
-    found.tests += _of_groups(found.extras, found.name)
+    tox = of_tox(files.get(TOX, ""))
+    found.tests += _of_groups(found.extras, found.name, map(_group, tox.groups))
     for path in sorted(files):
         if REQUIREMENT_FILE.fullmatch(path):
             found.tests += _lines(files[path])
-    if TOX in files:
-        found.tests += _of_tox(files[TOX])
+    found.tests += tox.lines
     ignored: list[str] = []
     own: set[str] = {canonicalize_name(found.name)} if found.name else set()
     clean = _Cleaner(own, ignored)
@@ -266,13 +268,15 @@ def _called(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")
 
 
-def _of_groups(extras: Mapping[str, list[str]], name: str) -> list[str]:
-    """What the test groups hold; an extra of the project itself stands for its lines."""
+def _of_groups(extras: Mapping[str, list[str]], name: str, more: Iterable[str]) -> list[str]:
+    """What the test groups hold, and `more` groups; an extra of the project itself stands for its
+    lines."""
+    asked = [*more]
     for names in (TEST_GROUPS, DEV_GROUPS):
         lines = [line for group in names for line in _own(extras, group, name, frozenset())]
         if lines:
-            return lines
-    return []
+            break
+    return [*lines, *(line for group in asked for line in _own(extras, group, name, frozenset()))]
 
 
 def _own(
@@ -291,17 +295,6 @@ def _own(
                 yield from _own(extras, _group(extra), name, above | {group})
         else:
             yield line
-
-
-def _of_tox(text: str) -> list[str]:
-    parser = configparser.RawConfigParser(strict=False, allow_no_value=True)
-    try:
-        parser.read_string(text)
-        lines = _lines(parser.get("testenv", "deps", fallback="") or "")
-    except configparser.Error:
-        return []
-    # `py38: name` is for one of many environments, `{[base]deps}` for tox alone to understand.
-    return [line for line in lines if not re.match(r"[\w,{}!-]+:\s|\{", line)]
 
 
 def _lines(text: str) -> list[str]:
