@@ -19,16 +19,10 @@ from twin.config import MineConfig
 from twin.errors import EnvironmentFailed, PackDamaged, UsageError
 from twin.observe import environments
 from twin.observe.environments import Lock, resolve
+from twin.observe.manifest import MANIFEST, Manifest, read_manifest
 from twin.observe.mine import mine
-from twin.observe.packs import (
-    MANIFEST,
-    Manifest,
-    find_packs,
-    open_pack,
-    pack,
-    qualifying,
-    read_manifest,
-)
+from twin.observe.packing import pack, qualifying
+from twin.observe.packs import find_packs, open_pack
 from twin.observe.requirements import Needs
 
 pytestmark = pytest.mark.usefixtures("no_index")
@@ -189,7 +183,7 @@ def test_a_pack_is_there_whole_or_not_at_all(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("twin.observe.packs.build", interrupted)
+    monkeypatch.setattr("twin.observe.packing.build", interrupted)
     with pytest.raises(KeyboardInterrupt):
         packed(FIRST, SECOND)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["world"]

@@ -24,7 +24,9 @@ from twin.config import Config
 from twin.cycle.past import mine_history
 from twin.cycle.workers import Spread
 from twin.errors import EnvironmentFailed, UsageError
-from twin.observe.packs import Manifest, Packed, PackedCommit, open_pack, pack, qualifying
+from twin.observe.manifest import Manifest, PackedCommit
+from twin.observe.packing import pack, qualifying
+from twin.observe.packs import Packed, open_pack
 from twin.observe.validate import Breadth, Validator
 from twin.records import Commit, SandboxLevel, Validation
 from twin.store.database import Store
