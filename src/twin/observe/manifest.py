@@ -1,7 +1,8 @@
 """What a pack says of itself: its commits, its environments, a checksum of every file.
 
 Owns the format of `manifest.json` and its checks. An environment is listed with its verdict: it
-counts only if most of the tests pass in it, and commits of one that does not say why.
+counts only if most of the tests pass in it, and commits of one that does not say why. Format 1,
+which knew one interpreter and no attrition, is still read.
 """
 
 import hashlib
@@ -9,13 +10,15 @@ import json
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from twin.errors import PackDamaged, UsageError
+from twin.observe.mine import AttritionRow
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+READABLE: Final = (1, FORMAT)
 MANIFEST: Final = "manifest.json"
 
 
@@ -37,6 +40,8 @@ class PackedEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     """The versions that a span of commits is tested with."""
 
     key: str
+    python: str = ""
+    """Major and minor version of its interpreter, as `3.11`."""
     until: str
     """The day as of which they were resolved."""
     packages: dict[str, str]
@@ -60,7 +65,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     name: str
     head: str
     python: str
-    """Major and minor version, as `3.11`."""
+    """The first of its interpreters, as `3.11`; each environment has one of its own."""
     machine: str
     """`Linux-x86_64`: wheels are for one kind of machine."""
     made_at: float
@@ -68,40 +73,60 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     environments: list[PackedEnvironment]
     failed: dict[str, str]
     """Commit id -> why no environment could be resolved for it."""
+    attrition: list[AttritionRow] = []
+    """From all commits of the history to those that were packed, one row a rule; empty where it was
+    not counted."""
     files: dict[str, str]
     """Path in the pack -> SHA-256."""
     checksum: str = ""
     """Of all the rest, so that an edited manifest shows."""
 
-    def sealed(self) -> "Manifest":
-        """The same with its checksum."""
-        return msgspec.structs.replace(self, checksum=self._digest())
+    def environment(self, key: str) -> PackedEnvironment | None:
+        """The environment of that key."""
+        return next((one for one in self.environments if one.key == key), None)
 
-    def is_intact(self) -> bool:
-        """Whether it is as it was written."""
-        return self.checksum == self._digest()
+    @property
+    def pythons(self) -> list[str]:
+        """The versions of the interpreters that its environments need."""
+        needed = [one.python for one in self.environments if not one.fault]
+        return list(dict.fromkeys(needed)) or [self.python]
 
-    def _digest(self) -> str:
-        bare = msgspec.to_builtins(msgspec.structs.replace(self, checksum=""))
-        return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
+
+def sealed(manifest: Manifest) -> bytes:
+    """The manifest as it is written, with its checksum."""
+    told = msgspec.to_builtins(manifest)
+    whole = msgspec.structs.replace(manifest, checksum=_digest(told))
+    return msgspec.json.format(msgspec.json.encode(whole))
+
+
+def _digest(told: dict[str, Any]) -> str:
+    """Of what stands there, not of what this version knows of it: other formats keep theirs."""
+    bare = json.dumps(told | {"checksum": ""}, sort_keys=True)
+    return hashlib.sha256(bare.encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest alone, checked. Raises UsageError or PackDamaged."""
     path = folder / MANIFEST
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        data = path.read_bytes()
+        manifest = msgspec.json.decode(data, type=Manifest)
+        told = json.loads(data)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(
             f"{folder} is no pack: it has no {MANIFEST}. `twin pack` makes one."
         ) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError) as error:
         raise PackDamaged(f"{path} cannot be read: {error}. Copy the pack again.") from error
-    if manifest.format != FORMAT:
+    if manifest.format not in READABLE:
         raise PackDamaged(f"{path} has format {manifest.format}, not {FORMAT}. Pack it again.")
-    if not manifest.is_intact():
+    if manifest.checksum != _digest(told):
         raise PackDamaged(f"{path} was edited after it was written. Pack the repository again.")
-    return manifest
+    each = [
+        msgspec.structs.replace(one, python=one.python or manifest.python)
+        for one in manifest.environments
+    ]
+    return msgspec.structs.replace(manifest, environments=each)
 
 
 def machine() -> str:

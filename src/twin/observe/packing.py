@@ -1,9 +1,11 @@
 """Makes a pack of a repository while there is a network; `packs` says what is in one.
 
-Owns which commits share an environment and how an environment is tried: it counts only if most of
-the tests pass in it (`MIN_PASSING`). Does not run a commit's tests before and after (`validate`).
+Owns which commits share an environment, on which interpreter, and how an environment is tried: it
+counts only if most of the tests pass in it (`MIN_PASSING`). Does not run a commit's tests before
+and after (`validate`).
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -24,10 +26,12 @@ from twin.coding.testing.options import FILES, own_options
 from twin.coding.testing.results import Selection
 from twin.coding.testing.run import run_tests
 from twin.coding.testing.trees import Tree
+from twin.config import MineConfig
 from twin.errors import EnvironmentFailed, RepositoryError, UsageError
 from twin.observe import environments
 from twin.observe.building import BuildFailed, Built, build
 from twin.observe.environments import Lock
+from twin.observe.interpreters import Interpreter, own_interpreter, suiting
 from twin.observe.manifest import (
     FORMAT,
     MANIFEST,
@@ -36,10 +40,13 @@ from twin.observe.manifest import (
     PackedEnvironment,
     digests,
     machine,
+    read_manifest,
+    sealed,
 )
+from twin.observe.mine import AttritionRow, attrition
 from twin.observe.packs import PRETENDED, Packed
 from twin.observe.requirements import Needs, is_wanted, needs
-from twin.records import MinedCommit
+from twin.records import Commit, MinedCommit
 
 MIN_PASSING: Final = 0.8
 """An environment in which more of the tests fail says little about a commit."""
@@ -57,26 +64,45 @@ def qualifying(commits: Iterable[MinedCommit]) -> list[MinedCommit]:
     ]
 
 
+def attrition_of(
+    mined: Sequence[MinedCommit], config: MineConfig, num_packed: int
+) -> list[AttritionRow]:
+    """What became of a history on its way into a pack: a row for each rule of mining, then for the
+    commits that change no test, that have no parent, and that were not asked for."""
+    rows = attrition(mined, config)
+    kept = [one for one in mined if one.dropped_by is None]
+    tested = [one for one in kept if one.num_test_files]
+    for rule, left in (
+        ("no_tests", len(tested)),
+        ("no_parent", len(qualifying(tested))),
+        ("not_asked_for", num_packed),
+    ):
+        before = rows[-1].remaining
+        rows.append(AttritionRow(rule=rule, removed=before - left, remaining=left))
+    return rows
+
+
 def pack(
     repository: GitRepository,
     commits: Sequence[MinedCommit],
     out: Path,
     sandbox: Sandbox,
     *,
-    python: Path | None = None,
+    pythons: Sequence[Interpreter] = (),
+    counts: Sequence[AttritionRow] = (),
     tell: Tell | None = None,
 ) -> Manifest:
     """Writes a pack of these commits to `out`, which must not exist; asks a package index.
 
-    Complete or absent: it is made beside `out` and renamed at the end.
+    Each commit gets the first of the `pythons` (this program's own without any) that it allows and
+    that its suite passes on. Complete or absent: it is made beside `out` and renamed at the end.
     """
     if out.exists():
         raise UsageError(f"{out} is there already. Give another folder, or remove it.")
     draft = out.with_name(f".{out.name}.making-{os.getpid()}")
     try:
-        manifest = _Packing(repository, draft, sandbox, python or environments.own_python()).make(
-            commits, tell or (lambda what, done, total: None)
-        )
+        packing = _Packing(repository, draft, sandbox, pythons or [own_interpreter()])
+        manifest = packing.make(commits, counts, tell or (lambda what, done, total: None))
         os.rename(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -85,16 +111,23 @@ def pack(
 
 class _Packing:
     def __init__(
-        self, repository: GitRepository, draft: Path, sandbox: Sandbox, python: Path
+        self,
+        repository: GitRepository,
+        draft: Path,
+        sandbox: Sandbox,
+        pythons: Sequence[Interpreter],
     ) -> None:
         self.repository = repository
         self.draft = draft
         self.sandbox = sandbox
-        self.python = python
+        # Of several of one version the first counts.
+        self.pythons = list({one.version: one for one in reversed(pythons)}.values())[::-1]
         self.failed: dict[str, str] = {}
         self.tried: dict[str, PackedEnvironment] = {}
 
-    def make(self, commits: Sequence[MinedCommit], tell: Tell) -> Manifest:
+    def make(
+        self, commits: Sequence[MinedCommit], counts: Sequence[AttritionRow], tell: Tell
+    ) -> Manifest:
         for folder in ("packages", "locks", "built"):
             (self.draft / folder).mkdir(parents=True)
         _clone(self.repository.root, self.draft / "repo")
@@ -109,7 +142,7 @@ class _Packing:
             format=FORMAT,
             name=self.repository.name,
             head=self.repository.head(),
-            python="{}.{}".format(*environments.version_of(self.python)),
+            python=self.pythons[0].version,
             machine=machine(),
             made_at=time.time(),
             commits=[_packed(one, keys.get(one.commit.commit_id, "")) for one in commits],
@@ -118,10 +151,11 @@ class _Packing:
                 for one in self.tried.values()
             ],
             failed=self.failed,
+            attrition=list(counts),
             files={str(path): digest for path, digest in digests(self.draft)},
-        ).sealed()
-        (self.draft / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
-        return manifest
+        )
+        (self.draft / MANIFEST).write_bytes(sealed(manifest))
+        return read_manifest(self.draft)
 
     def _resolved(
         self, commits: Sequence[MinedCommit], tell: Tell
@@ -138,8 +172,7 @@ class _Packing:
         for done, (wanted, ones) in enumerate(groups.values()):
             tell("resolving versions", done, len(groups))
             try:
-                moment = max(one.commit.commit_time for one in ones)
-                lock = environments.resolve(wanted, moment, self.python)
+                lock = self._first_lock(wanted, ones)
             except EnvironmentFailed as error:
                 self.failed.update({one.commit.commit_id: str(error) for one in ones})
                 continue
@@ -150,22 +183,45 @@ class _Packing:
     def _attempts(
         self, lock: Lock, wanted: Needs, ones: list[MinedCommit]
     ) -> Iterator[PackedEnvironment]:
-        """The environment, and where it does not count one with the pytest of today: a project's
-        own bounds may ask for one that no longer runs."""
-        first = self._once(lock, wanted, ones)
-        yield first
-        if not first.fault:
-            return
+        """The environment and, as long as none counts, others."""
+        for one in self._locks(lock, wanted, ones):
+            tried = self._once(one, wanted, ones)
+            yield tried
+            if not tried.fault:
+                return
+
+    def _first_lock(self, wanted: Needs, ones: list[MinedCommit]) -> Lock:
+        """The needs resolved for the first interpreter on which they can be. Raises
+        EnvironmentFailed."""
+        allowed = suiting(self.pythons, wanted.requires_python)
+        if not allowed:
+            raise EnvironmentFailed(
+                f"it needs Python {wanted.requires_python}, and the pack was made with "
+                f"{', '.join(one.release for one in self.pythons)} (`twin pack --python` takes "
+                "others)"
+            )
+        for number, python in enumerate(allowed, start=1):
+            try:
+                return environments.resolve(wanted, _newest(ones).commit_time, python.path)
+            except EnvironmentFailed:
+                if number == len(allowed):
+                    raise
+        raise AssertionError("one was allowed")
+
+    def _locks(self, lock: Lock, wanted: Needs, ones: list[MinedCommit]) -> Iterator[Lock]:
+        """What to try, in order: the lock; the same with the pytest of today, since a project's own
+        bounds may ask for one that no longer runs; then both on the other interpreters."""
+        yield lock
         free = tuple(
             "pytest" if re.match(r"pytest\b(?!-)", line) else line for line in wanted.tests
         )
-        if free != wanted.tests:
-            moment = max(one.commit.commit_time for one in ones)
-            try:
-                other = environments.resolve(replace(wanted, tests=free), moment, self.python)
-            except EnvironmentFailed:
-                return
-            yield self._once(other, wanted, ones)
+        unbound = replace(wanted, tests=free)
+        allowed = suiting(self.pythons, wanted.requires_python)
+        for python in sorted(allowed, key=lambda one: one.version != lock.python):
+            for needed in dict.fromkeys((wanted, unbound)):
+                if (needed, python.version) != (wanted, lock.python):
+                    with contextlib.suppress(EnvironmentFailed):
+                        yield environments.resolve(needed, _newest(ones).commit_time, python.path)
 
     def _once(self, lock: Lock, wanted: Needs, ones: list[MinedCommit]) -> PackedEnvironment:
         """What came of trying an environment, the first time."""
@@ -174,15 +230,16 @@ class _Packing:
         return self.tried[lock.key]
 
     def _tried(self, lock: Lock, wanted: Needs, ones: list[MinedCommit]) -> PackedEnvironment:
-        newest = max(ones, key=lambda one: one.commit.commit_time).commit.commit_id
+        newest = _newest(ones).commit_id
         facts = PackedEnvironment(
-            key=lock.key, until=lock.until, packages=lock.packages, left_out=list(lock.left_out),
-            num_commits=len(ones), tried_on=newest,
+            key=lock.key, python=lock.python, until=lock.until, packages=lock.packages,
+            left_out=list(lock.left_out), num_commits=len(ones), tried_on=newest,
         )  # fmt: skip
+        pythons = {one.version: one.path for one in self.pythons}
         try:
             environments.download(lock, self.draft / "packages")
             place = self.draft / "environments"
-            python = environments.make(lock, self.draft / "packages", place, self.python)
+            python = environments.make(lock, self.draft / "packages", place, pythons[lock.python])
         except EnvironmentFailed as error:
             return msgspec.structs.replace(facts, fault=str(error))
         (self.draft / "locks" / f"{lock.key}.txt").write_text(lock.text)
@@ -195,7 +252,7 @@ class _Packing:
         folder = self.draft / "built" / lock.key
         _write(folder / "beside", built.beside)
         _write(folder / "within", built.within)
-        packed = Packed(folder=self.draft, manifest=None, place=place, python=python)
+        packed = Packed(folder=self.draft, manifest=None, place=place, pythons=pythons)
         (run,) = run_tests(
             self.sandbox,
             tree,
@@ -233,6 +290,10 @@ class _NeedsReader:
             }
             self._known[wanted] = needs(files)
         return self._known[wanted]
+
+
+def _newest(ones: Iterable[MinedCommit]) -> Commit:
+    return max((one.commit for one in ones), key=lambda commit: commit.commit_time)
 
 
 def _packed(one: MinedCommit, key: str) -> PackedCommit:

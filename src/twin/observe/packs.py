@@ -9,7 +9,7 @@
 Owns the use of one: `open_pack` refuses what was damaged or edited. `packing` makes them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from twin.coding.testing.results import TestEnvironment
 from twin.errors import PackDamaged, UsageError
 from twin.observe import environments
 from twin.observe.environments import Lock
+from twin.observe.interpreters import find_interpreter
 from twin.observe.manifest import MANIFEST, Manifest, digests, machine, read_manifest
 
 PRETENDED: Final = "999.0.0"
@@ -32,7 +33,8 @@ class Packed:
     folder: Path
     manifest: Manifest | None
     place: Path
-    python: Path
+    pythons: Mapping[str, Path]
+    """The interpreters that its environments need, by major and minor version."""
 
     def repository(self) -> GitRepository:
         """Its repository; the caller closes it."""
@@ -42,10 +44,18 @@ class Packed:
     def environment(self, key: str) -> TestEnvironment:
         """An environment, made from the pack's wheels where it is not there yet. Raises
         EnvironmentFailed."""
+        lock = self.lock(key)
+        packages, python = self.folder / "packages", self.pythons[lock.python]
+        made = environments.make(lock, packages, self.place, python)
+        return self.environment_in(key, made)
+
+    def lock(self, key: str) -> Lock:
+        """The exact versions of an environment of its manifest."""
+        assert self.manifest is not None
+        told = self.manifest.environment(key)
+        assert told is not None
         text = (self.folder / "locks" / f"{key}.txt").read_text()
-        lock = Lock(text=text, until="")
-        python = environments.make(lock, self.folder / "packages", self.place, self.python)
-        return self.environment_in(key, python)
+        return Lock(text=text, until=told.until, python=told.python)
 
     def environment_in(self, key: str, python: Path) -> TestEnvironment:
         """The same, of a Python that is there."""
@@ -63,30 +73,28 @@ class Packed:
         )
 
 
-def open_pack(
-    folder: Path, place: Path, python: Path | None = None, *, check: bool = True
-) -> Packed:
+def open_pack(folder: Path, place: Path, *, check: bool = True) -> Packed:
     """A pack whose every file is as it was written (not looked at again without `check`). `place`
     is for its environments.
 
     Raises UsageError where there is none, PackDamaged where something is missing, altered or added,
-    and where it is for another kind of machine or Python.
+    and where it is for another kind of machine, MissingRequirement where no interpreter of its
+    versions is found here.
     """
     manifest = read_manifest(folder)
-    python = python or environments.own_python()
-    version = "{}.{}".format(*environments.version_of(python))
-    if manifest.machine != machine() or manifest.python != version:
+    if manifest.machine != machine():
         raise PackDamaged(
-            f"{folder} is for Python {manifest.python} on {manifest.machine}, and this is Python "
-            f"{version} on {machine()}. Pack the repository again on such a machine."
+            f"{folder} is for {manifest.machine}, and this is {machine()}. Pack the repository "
+            "again on such a machine."
         )
+    pythons = {version: find_interpreter(version).path for version in manifest.pythons}
     found = {str(path): digest for path, digest in digests(folder)} if check else manifest.files
     for path in sorted(found.keys() | manifest.files.keys()):
         if found.get(path) != manifest.files.get(path):
             what = "is missing" if path not in found else "is not as it was packed"
             raise PackDamaged(f"{folder / path} {what}. Copy the pack again, or make it anew.")
     return Packed(
-        folder=folder.absolute(), manifest=manifest, place=place.absolute(), python=python
+        folder=folder.absolute(), manifest=manifest, place=place.absolute(), pythons=pythons
     )
 
 
