@@ -20,7 +20,7 @@ from twin.config import Config
 from twin.cycle import harness
 from twin.cycle.harness import Validated, pack_now, validate_pack
 from twin.errors import UsageError
-from twin.observe.packs import Manifest
+from twin.observe.manifest import Manifest
 from twin.records import Validation
 from twin.store.database import Store, open_store
 

@@ -1,5 +1,7 @@
 """A pack holds all that its tests need; made from local wheels, so no test asks the network."""
 
+import contextlib
+import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -7,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.coding.conftest import World
 from tests.conftest import no_network
@@ -16,19 +19,14 @@ from twin.coding.git import GitRepository
 from twin.coding.history import read_history
 from twin.coding.sandbox.cell import Sandbox
 from twin.config import MineConfig
-from twin.errors import EnvironmentFailed, PackDamaged, UsageError
+from twin.errors import EnvironmentFailed, MissingRequirement, PackDamaged, UsageError
 from twin.observe import environments
 from twin.observe.environments import Lock, resolve
+from twin.observe.interpreters import Interpreter, find_interpreter, own_interpreter
+from twin.observe.manifest import MANIFEST, Manifest, read_manifest, sealed
 from twin.observe.mine import mine
-from twin.observe.packs import (
-    MANIFEST,
-    Manifest,
-    find_packs,
-    open_pack,
-    pack,
-    qualifying,
-    read_manifest,
-)
+from twin.observe.packing import attrition_of, pack, qualifying
+from twin.observe.packs import find_packs, open_pack
 from twin.observe.requirements import Needs
 
 pytestmark = pytest.mark.usefixtures("no_index")
@@ -51,19 +49,27 @@ def folder(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "world.pack", symlinks=True))
 
 
-def packing(world: World, sandbox: Sandbox, out: Path, *commits: dict[str, str | None]) -> Manifest:
+def packing(
+    world: World,
+    sandbox: Sandbox,
+    out: Path,
+    *commits: dict[str, str | None],
+    pythons: tuple[Interpreter, ...] = (),
+) -> Manifest:
     world.grow(*(("Make add add its numbers instead", files) for files in commits))
     with GitRepository.open(world.root) as repository:
         mined = list(mine(read_history(repository), MineConfig()))
-        return pack(repository, qualifying(mined), out, sandbox)
+        wanted = qualifying(mined)
+        counts = attrition_of(mined, MineConfig(), len(wanted))
+        return pack(repository, wanted, out, sandbox, pythons=pythons, counts=counts)
 
 
 @pytest.fixture
 def packed(world: World, sandbox: Sandbox, tmp_path: Path) -> Pack:
     """Packs the world to a folder."""
 
-    def make(*commits: dict[str, str | None]) -> Manifest:
-        return packing(world, sandbox, tmp_path / "world.pack", *commits)
+    def make(*commits: dict[str, str | None], pythons: tuple[Interpreter, ...] = ()) -> Manifest:
+        return packing(world, sandbox, tmp_path / "world.pack", *commits, pythons=pythons)
 
     return make
 
@@ -79,6 +85,10 @@ def test_a_pack_holds_its_commits_with_an_environment_in_which_they_pass(
     assert {"pytest", "packaging"} <= environment.packages.keys()
     assert commit.environment == environment.key
     assert read_manifest(folder) == made
+    assert [(row.rule, row.remaining) for row in made.attrition] == [
+        ("all", 2), ("merge", 2), ("bot", 2), ("no_source", 2), ("max_source_files", 2),
+        ("max_source_lines", 2), ("no_tests", 2), ("no_parent", 1), ("not_asked_for", 1),
+    ]  # fmt: skip
     assert sorted(path.name for path in folder.iterdir()) == [
         "built", "locks", MANIFEST, "packages", "repo",
     ]  # fmt: skip
@@ -133,7 +143,36 @@ def test_an_edited_manifest_is_refused(folder: Path, tmp_path: Path) -> None:
     assert isinstance(fault, str)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "one"}', "\x00", '{"format": 1e400}'])
+def test_a_pack_of_the_first_format_is_read_and_opened(folder: Path, tmp_path: Path) -> None:
+    path = folder / MANIFEST
+    told = json.loads(path.read_text()) | {"format": 1, "checksum": ""}
+    del told["attrition"]
+    version = told["environments"][0].pop("python")
+    whole = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(told | {"checksum": whole}))
+    opened = open_pack(folder, tmp_path / "environments")
+    assert opened.manifest is not None
+    (environment,) = opened.manifest.environments
+    assert (environment.python, opened.manifest.attrition) == (version, [])
+    assert opened.environment(environment.key).python.exists()
+    path.write_text(json.dumps(told | {"checksum": whole, "head": "0"}))
+    with pytest.raises(PackDamaged, match="edited"):
+        read_manifest(folder)
+
+
+def test_a_pack_for_an_interpreter_that_is_not_here_is_refused_with_the_cure(
+    folder: Path, tmp_path: Path
+) -> None:
+    made = read_manifest(folder)
+    other = msgspec.structs.replace(made.environments[0], python="3.99")
+    (folder / MANIFEST).write_bytes(sealed(msgspec.structs.replace(made, environments=[other])))
+    with pytest.raises(MissingRequirement, match="uv python install"):
+        open_pack(folder, tmp_path / "environments")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "1" * 5000, '{"format": "one"}', "\x00", '{"format": 1e400}']
+)
 def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(PackDamaged):
@@ -183,13 +222,72 @@ def test_a_commit_whose_own_needs_cannot_be_met_has_no_environment(packed: Pack)
     assert "no-such-package-anywhere" in made.failed[made.commits[-1].commit_id]
 
 
+def other_python() -> Interpreter:
+    """A newer or older one than ours, new enough for our wheels."""
+    for version in ("3.13", "3.12", "3.11"):
+        with contextlib.suppress(MissingRequirement):
+            found = find_interpreter(version)
+            if found.version != own_interpreter().version:
+                return found
+    pytest.skip("there is no other Python here")
+
+
+def requiring(requires: str) -> str:
+    return PYPROJECT.replace("[project]", f"[project]\nrequires-python = '{requires}'")
+
+
+@pytest.mark.slow
+def test_each_commit_runs_on_the_first_interpreter_that_it_allows(
+    packed: Pack, tmp_path: Path
+) -> None:
+    own, other = own_interpreter(), other_python()
+    tests = (
+        TESTS + f"\nimport sys\ndef test_python(): assert sys.version.startswith('{other.release}')"
+    )
+    made = packed(
+        FIRST,
+        {**SECOND, "tests/test_calc.py": TESTS},
+        {
+            "calc/__init__.py": "def add(a, b): return b + a\n",
+            "tests/test_calc.py": tests,
+            "pyproject.toml": requiring(f"=={other.version}.*"),
+        },
+        {
+            "calc/__init__.py": "def add(a, b): return a + b + 0\n",
+            "tests/test_calc.py": TESTS + "#",
+            "pyproject.toml": requiring(">=3.99"),
+        },
+        pythons=(own, other),
+    )
+    first, second, third = made.commits
+    pythons = {one.key: one.python for one in made.environments}
+    assert [pythons[one.environment] for one in (first, second)] == [own.version, other.version]
+    assert not any(one.fault for one in made.environments)
+    assert third.environment == ""
+    assert "needs Python >=3.99" in made.failed[third.commit_id]
+    opened = open_pack(tmp_path / "world.pack", tmp_path / "environments")
+    assert opened.environment(second.environment).python.exists()
+
+
+@pytest.mark.slow
+def test_a_suite_that_fails_on_one_interpreter_is_tried_on_the_next(packed: Pack) -> None:
+    own, other = own_interpreter(), other_python()
+    tests = TESTS + f"\nimport sys\nassert sys.version.startswith('{other.release}')"
+    made = packed(FIRST, {**SECOND, "tests/test_calc.py": tests}, pythons=(own, other))
+    first, second = made.environments
+    assert (first.python, second.python) == (own.version, other.version)
+    assert first.fault
+    assert not second.fault
+    assert made.commits[0].environment == second.key
+
+
 def test_a_pack_is_there_whole_or_not_at_all(
     packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("twin.observe.packs.build", interrupted)
+    monkeypatch.setattr("twin.observe.packing.build", interrupted)
     with pytest.raises(KeyboardInterrupt):
         packed(FIRST, SECOND)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["world"]

@@ -79,6 +79,22 @@ mypy = "*"
 """
     found = needs({"pyproject.toml": text})
     assert (found.runtime, found.tests) == (("pygments",), ("attrs", "pytest"))
+    assert found.requires_python == ">=3.8,<4"
+
+
+@pytest.mark.parametrize(
+    ("poetry", "standard"),
+    [
+        ("^3.6.3", ">=3.6.3,<4"),
+        ("~3.9", ">=3.9,<3.10"),
+        (">=3.7,<4.0", ">=3.7,<4.0"),
+        ("*", ""),
+        ("^3.8 || ^4", ""),
+    ],
+)
+def test_poetrys_bounds_of_python_are_put_into_standard_words(poetry: str, standard: str) -> None:
+    text = f'[tool.poetry.dependencies]\npython = "{poetry}"\n'
+    assert needs({"pyproject.toml": text}).requires_python == standard
 
 
 def test_setup_cfg_is_read() -> None:

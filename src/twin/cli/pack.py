@@ -23,10 +23,23 @@ from twin.cli.door import Door, json_option, pass_door, path_argument
     default=None,
     help="Only so many commits, the newest; default: all that qualify.",
 )
+@click.option(
+    "--python",
+    "pythons",
+    multiple=True,
+    metavar="PATH|VERSION",
+    help="An interpreter of this machine to run tests on, as 3.12; several: each commit gets the "
+    "first that it allows. Default: the one this program runs on.",
+)
 @json_option
 @pass_door
 def command(
-    door: Door, path: Path | None, out: Path | None, newest: int | None, as_json: bool
+    door: Door,
+    path: Path | None,
+    out: Path | None,
+    newest: int | None,
+    pythons: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """A repository with everything that its tests need, in one folder.
 
@@ -37,6 +50,7 @@ def command(
     \b
     Example:
       twin pack ~/src/project --newest 100 --out project.pack
+      twin pack ~/src/project --python 3.11 --python 3.13
       twin harness validate project.pack
     """
     from twin.cycle.harness import pack_now
@@ -45,8 +59,9 @@ def command(
         repository = place.repository
         target = out or Path(f"{repository.root.resolve().name}.pack")
         made = pack_now(
-            repository, place.store, place.config, target.absolute(), newest=newest, progress=tell
-        )
+            repository, place.store, place.config, target.absolute(), newest=newest,
+            pythons=pythons, progress=tell,
+        )  # fmt: skip
     if as_json:
         show.as_json(
             {
@@ -64,6 +79,7 @@ def command(
     rows = [
         (
             one.key[:8],
+            one.python,
             one.until,
             one.num_commits,
             len(one.packages),
@@ -78,5 +94,5 @@ def command(
         f"{len(made.commits):,} commits, {counted:,} with an environment in which the tests pass; "
         f"{len(made.failed):,} whose needs cannot be resolved. Written to {target}."
     )
-    columns = ("environment", "as of", "commits", "packages", "passing", "tests", "")
+    columns = ("environment", "Python", "as of", "commits", "packages", "passing", "tests", "")
     show.table(f"Pack of {made.name}", columns, rows, note=note)

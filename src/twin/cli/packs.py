@@ -23,7 +23,8 @@ def command(folder: Path, as_json: bool) -> None:
     Example:
       twin packs /media/usb
     """
-    from twin.observe.packs import Manifest, find_packs
+    from twin.observe.manifest import Manifest
+    from twin.observe.packs import find_packs
 
     found = list(find_packs(folder))
     facts = [

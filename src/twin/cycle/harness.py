@@ -24,7 +24,10 @@ from twin.config import Config
 from twin.cycle.past import mine_history
 from twin.cycle.workers import Spread
 from twin.errors import EnvironmentFailed, UsageError
-from twin.observe.packs import Manifest, Packed, PackedCommit, open_pack, pack, qualifying
+from twin.observe.interpreters import find_interpreter
+from twin.observe.manifest import Manifest, PackedCommit
+from twin.observe.packing import attrition_of, pack, qualifying
+from twin.observe.packs import Packed, open_pack
 from twin.observe.validate import Breadth, Validator
 from twin.records import Commit, SandboxLevel, Validation
 from twin.store.database import Store
@@ -61,21 +64,30 @@ def pack_now(
     out: Path,
     *,
     newest: int | None = None,
+    pythons: Sequence[str] = (),
     level: SandboxLevel | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Packs the commits of a repository that can be validated, or the `newest` of them.
+    """Packs the commits of a repository that can be validated, or the `newest` of them, for these
+    `pythons` (paths or versions; this program's own without any).
 
-    Raises UsageError where there is none, MissingRequirement without a sandbox or uv.
+    Raises UsageError where there is none, MissingRequirement without a sandbox, uv or such a
+    Python.
     """
     sandbox = open_sandbox(level)
-    commits = qualifying(mine_history(repository, store, config, progress))
+    interpreters = [find_interpreter(one) for one in pythons]
+    mined = mine_history(repository, store, config, progress)
+    commits = qualifying(mined)
     if not commits:
         raise UsageError(
             f"No commit of {repository.name} changes both a few source files and tests. "
             "`twin mine` says what each rule removed."
         )
-    return pack(repository, commits[-newest:] if newest else commits, out, sandbox, tell=progress)
+    wanted = commits[-newest:] if newest else commits
+    counts = attrition_of(mined, config.mine, len(wanted))
+    return pack(
+        repository, wanted, out, sandbox, pythons=interpreters, counts=counts, tell=progress
+    )
 
 
 def validate_pack(

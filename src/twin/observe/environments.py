@@ -26,6 +26,7 @@ from twin.errors import EnvironmentFailed, MissingRequirement
 from twin.observe.requirements import Needs
 
 SETTLED: Final = {
+    (3, 8): datetime.date(2020, 4, 1),
     (3, 9): datetime.date(2021, 4, 1),
     (3, 10): datetime.date(2022, 4, 1),
     (3, 11): datetime.date(2023, 4, 1),
@@ -52,11 +53,13 @@ class Lock:
     """The day as of which it was resolved, ISO; empty for the day it was made."""
     left_out: tuple[str, ...] = ()
     """Needs that could not be met together with the others."""
+    python: str = ""
+    """Major and minor version of the interpreter that it is for; empty for this program's own."""
 
     @property
     def key(self) -> str:
-        """The same lock, the same environment."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        """The same lock and interpreter, the same environment."""
+        return hashlib.sha256(f"{self.python}\n{self.text}".encode()).hexdigest()[:16]
 
     @property
     def packages(self) -> dict[str, str]:
@@ -83,14 +86,20 @@ def resolve(needs: Needs, moment: float, python: Path) -> Lock:
     configured package index. Raises EnvironmentFailed.
     """
     day = datetime.datetime.fromtimestamp(moment, datetime.UTC).date()
-    until = max(day, SETTLED.get(version_of(python), day))
+    version = version_of(python)
+    until = max(day, SETTLED.get(version, day))
     for moment_text in (until.isoformat(), ""):
         lines = list(dict.fromkeys([*needs.runtime, *needs.tests, *needs.build]))
         left_out: list[str] = []
         while lines:
             text, fault = _compile(lines, moment_text, python)
             if text:
-                return Lock(text=text, until=moment_text, left_out=tuple(left_out))
+                return Lock(
+                    text=text,
+                    until=moment_text,
+                    left_out=tuple(left_out),
+                    python="{}.{}".format(*version),
+                )
             culprit = _culprit(fault, [line for line in lines if line not in needs.runtime])
             if culprit is None:
                 break
@@ -134,6 +143,7 @@ def download(lock: Lock, folder: Path) -> None:
             sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
             "--no-deps", "--require-hashes", "--only-binary", ":all:", "--dest", str(folder),
             "--requirement", str(file),
+            *(["--python-version", lock.python] if lock.python else []),
         ])  # fmt: skip
     if done.returncode != 0:
         raise EnvironmentFailed(_reason(done.stderr))

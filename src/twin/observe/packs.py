@@ -6,355 +6,24 @@
     NAME/locks/          exact versions, one file an environment
     NAME/built/          what the project's own build adds to its tree, one folder an environment
 
-Owns the format and its checks: `pack` makes one while there is a network, `open_pack` refuses what
-was damaged or edited. An environment is kept with its verdict: it counts only if most of the tests
-pass in it (`MIN_PASSING`), and commits of one that does not are listed with the reason.
+Owns the use of one: `open_pack` refuses what was damaged or edited. `packing` makes them.
 """
 
-import hashlib
-import json
-import os
-import platform
-import re
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from twin.coding.git import GitRepository
-from twin.coding.gitprocess import surroundings
-from twin.coding.sandbox.cell import Sandbox
-from twin.coding.sandbox.limits import Limits
-from twin.coding.testing.options import FILES, own_options
-from twin.coding.testing.results import Selection, TestEnvironment
-from twin.coding.testing.run import run_tests
-from twin.coding.testing.trees import Tree
-from twin.errors import EnvironmentFailed, PackDamaged, RepositoryError, UsageError
+from twin.coding.testing.results import TestEnvironment
+from twin.errors import PackDamaged, UsageError
 from twin.observe import environments
-from twin.observe.building import BuildFailed, Built, build
 from twin.observe.environments import Lock
-from twin.observe.requirements import Needs, is_wanted, needs
-from twin.records import MinedCommit
+from twin.observe.interpreters import find_interpreter
+from twin.observe.manifest import MANIFEST, Manifest, digests, machine, read_manifest
 
-FORMAT: Final = 1
-MIN_PASSING: Final = 0.8
-"""An environment in which more of the tests fail says little about a commit."""
-MANIFEST: Final = "manifest.json"
-SUITE_S: Final = 600
 PRETENDED: Final = "999.0.0"
 """For projects that ask git for their version: newer than any that their own tests require."""
-
-Tell = Callable[[str, int, int], None]
-
-
-class PackedCommit(msgspec.Struct, frozen=True, kw_only=True):
-    """A commit worth validating."""
-
-    commit_id: str
-    parent_id: str
-    time: int
-    environment: str
-    """The key of its environment; empty where none could be made."""
-    labels: tuple[str, ...]
-    message_score: float
-    num_source_files: int
-    num_test_files: int
-
-
-class PackedEnvironment(msgspec.Struct, frozen=True, kw_only=True):
-    """The versions that a span of commits is tested with."""
-
-    key: str
-    until: str
-    """The day as of which they were resolved."""
-    packages: dict[str, str]
-    left_out: list[str]
-    """Needs that could not be met together with the others."""
-    num_commits: int
-    tried_on: str
-    """The commit whose suite decided."""
-    num_tests: int = 0
-    num_passing: int = 0
-    built: str = ""
-    """Why the project itself could not be built; empty where it was."""
-    fault: str = ""
-    """Why it does not count; empty where it does."""
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a pack says of itself."""
-
-    format: int
-    name: str
-    head: str
-    python: str
-    """Major and minor version, as `3.11`."""
-    machine: str
-    """`Linux-x86_64`: wheels are for one kind of machine."""
-    made_at: float
-    commits: list[PackedCommit]
-    environments: list[PackedEnvironment]
-    failed: dict[str, str]
-    """Commit id -> why no environment could be resolved for it."""
-    files: dict[str, str]
-    """Path in the pack -> SHA-256."""
-    checksum: str = ""
-    """Of all the rest, so that an edited manifest shows."""
-
-    def sealed(self) -> "Manifest":
-        """The same with its checksum."""
-        return msgspec.structs.replace(self, checksum=self._digest())
-
-    def is_intact(self) -> bool:
-        """Whether it is as it was written."""
-        return self.checksum == self._digest()
-
-    def _digest(self) -> str:
-        bare = msgspec.to_builtins(msgspec.structs.replace(self, checksum=""))
-        return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
-
-
-def qualifying(commits: Iterable[MinedCommit]) -> list[MinedCommit]:
-    """Commits that kept every mining rule and touch tests, oldest first."""
-    return [
-        one
-        for one in commits
-        if one.dropped_by is None and one.num_test_files and len(one.commit.parent_ids) == 1
-    ]
-
-
-# --- making one
-
-
-def pack(
-    repository: GitRepository,
-    commits: Sequence[MinedCommit],
-    out: Path,
-    sandbox: Sandbox,
-    *,
-    python: Path | None = None,
-    tell: Tell | None = None,
-) -> Manifest:
-    """Writes a pack of these commits to `out`, which must not exist; asks a package index.
-
-    Complete or absent: it is made beside `out` and renamed at the end.
-    """
-    if out.exists():
-        raise UsageError(f"{out} is there already. Give another folder, or remove it.")
-    draft = out.with_name(f".{out.name}.making-{os.getpid()}")
-    try:
-        manifest = _Packing(repository, draft, sandbox, python or environments.own_python()).make(
-            commits, tell or (lambda what, done, total: None)
-        )
-        os.rename(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return manifest
-
-
-class _Packing:
-    def __init__(
-        self, repository: GitRepository, draft: Path, sandbox: Sandbox, python: Path
-    ) -> None:
-        self.repository = repository
-        self.draft = draft
-        self.sandbox = sandbox
-        self.python = python
-        self.failed: dict[str, str] = {}
-        self.tried: dict[str, PackedEnvironment] = {}
-
-    def make(self, commits: Sequence[MinedCommit], tell: Tell) -> Manifest:
-        for folder in ("packages", "locks", "built"):
-            (self.draft / folder).mkdir(parents=True)
-        _clone(self.repository.root, self.draft / "repo")
-        by_lock = self._resolved(commits, tell)
-        keys: dict[str, str] = {}
-        for done, (lock, wanted, ones) in enumerate(by_lock):
-            tell("trying environments", done, len(by_lock))
-            for tried in self._attempts(lock, wanted, ones):
-                keys.update({one.commit.commit_id: tried.key for one in ones})
-        tell("trying environments", len(by_lock), len(by_lock))
-        manifest = Manifest(
-            format=FORMAT,
-            name=self.repository.name,
-            head=self.repository.head(),
-            python="{}.{}".format(*environments.version_of(self.python)),
-            machine=machine(),
-            made_at=time.time(),
-            commits=[_packed(one, keys.get(one.commit.commit_id, "")) for one in commits],
-            environments=[
-                msgspec.structs.replace(one, num_commits=list(keys.values()).count(one.key))
-                for one in self.tried.values()
-            ],
-            failed=self.failed,
-            files={str(path): digest for path, digest in _digests(self.draft)},
-        ).sealed()
-        (self.draft / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
-        return manifest
-
-    def _resolved(
-        self, commits: Sequence[MinedCommit], tell: Tell
-    ) -> list[tuple[Lock, Needs, list[MinedCommit]]]:
-        """Commits by the lock they share, each with the needs of its newest."""
-        groups: dict[str, tuple[Needs, list[MinedCommit]]] = {}
-        reader = _NeedsReader(self.repository)
-        for done, one in enumerate(commits):
-            tell("reading requirements", done, len(commits))
-            wanted = reader.of(one.commit.commit_id)
-            groups.setdefault(wanted.key, (wanted, []))[1].append(one)
-        tell("reading requirements", len(commits), len(commits))
-        locks: dict[str, tuple[Lock, Needs, list[MinedCommit]]] = {}
-        for done, (wanted, ones) in enumerate(groups.values()):
-            tell("resolving versions", done, len(groups))
-            try:
-                moment = max(one.commit.commit_time for one in ones)
-                lock = environments.resolve(wanted, moment, self.python)
-            except EnvironmentFailed as error:
-                self.failed.update({one.commit.commit_id: str(error) for one in ones})
-                continue
-            locks.setdefault(lock.key, (lock, wanted, []))[2].extend(ones)
-        tell("resolving versions", len(groups), len(groups))
-        return list(locks.values())
-
-    def _attempts(
-        self, lock: Lock, wanted: Needs, ones: list[MinedCommit]
-    ) -> Iterator[PackedEnvironment]:
-        """The environment, and where it does not count one with the pytest of today: a project's
-        own bounds may ask for one that no longer runs."""
-        first = self._once(lock, wanted, ones)
-        yield first
-        if not first.fault:
-            return
-        free = tuple(
-            "pytest" if re.match(r"pytest\b(?!-)", line) else line for line in wanted.tests
-        )
-        if free != wanted.tests:
-            moment = max(one.commit.commit_time for one in ones)
-            try:
-                other = environments.resolve(replace(wanted, tests=free), moment, self.python)
-            except EnvironmentFailed:
-                return
-            yield self._once(other, wanted, ones)
-
-    def _once(self, lock: Lock, wanted: Needs, ones: list[MinedCommit]) -> PackedEnvironment:
-        """What came of trying an environment, the first time."""
-        if lock.key not in self.tried:
-            self.tried[lock.key] = self._tried(lock, wanted, ones)
-        return self.tried[lock.key]
-
-    def _tried(self, lock: Lock, wanted: Needs, ones: list[MinedCommit]) -> PackedEnvironment:
-        newest = max(ones, key=lambda one: one.commit.commit_time).commit.commit_id
-        facts = PackedEnvironment(
-            key=lock.key, until=lock.until, packages=lock.packages, left_out=list(lock.left_out),
-            num_commits=len(ones), tried_on=newest,
-        )  # fmt: skip
-        try:
-            environments.download(lock, self.draft / "packages")
-            place = self.draft / "environments"
-            python = environments.make(lock, self.draft / "packages", place, self.python)
-        except EnvironmentFailed as error:
-            return msgspec.structs.replace(facts, fault=str(error))
-        (self.draft / "locks" / f"{lock.key}.txt").write_text(lock.text)
-        tree = Tree(self.repository.archive(newest))
-        try:
-            built = build(self.sandbox, tree, wanted, python, PRETENDED)
-        except BuildFailed as error:
-            built = Built(beside={}, within={})
-            facts = msgspec.structs.replace(facts, built=str(error))
-        folder = self.draft / "built" / lock.key
-        _write(folder / "beside", built.beside)
-        _write(folder / "within", built.within)
-        packed = Packed(folder=self.draft, manifest=None, place=place, python=python)
-        (run,) = run_tests(
-            self.sandbox,
-            tree,
-            [Selection()],
-            packed.environment_in(lock.key, python),
-            options=tuple(own_options(tree.texts(FILES))),
-            limits=Limits(wall_s=SUITE_S),
-        )
-        shutil.rmtree(place, ignore_errors=True)
-        passing = sum(result.passes for result in run.results.values())
-        told = sum(result.passes or result.fails for result in run.results.values())
-        broken = len(run.broken)
-        fault = ""
-        if not told:
-            fault = run.fault or "no test ran"
-        elif passing < MIN_PASSING * (told + broken):
-            fault = f"only {passing} of {told} tests pass, and {broken} files cannot be collected"
-        return msgspec.structs.replace(facts, num_tests=told, num_passing=passing, fault=fault)
-
-
-class _NeedsReader:
-    """The needs of commits; files that did not change are read once."""
-
-    def __init__(self, repository: GitRepository) -> None:
-        self._repository = repository
-        self._known: dict[tuple[tuple[str, str], ...], Needs] = {}
-
-    def of(self, commit_id: str) -> Needs:
-        tree = self._repository.tree(commit_id)
-        wanted = tuple(sorted((path, blob) for path, blob in tree.items() if is_wanted(path)))
-        if wanted not in self._known:
-            contents = dict(self._repository.blobs(blob for _, blob in wanted))
-            files = {
-                path: (contents[blob] or b"").decode("utf-8", "replace") for path, blob in wanted
-            }
-            self._known[wanted] = needs(files)
-        return self._known[wanted]
-
-
-def _packed(one: MinedCommit, key: str) -> PackedCommit:
-    return PackedCommit(
-        commit_id=one.commit.commit_id,
-        parent_id=one.commit.parent_ids[0],
-        time=one.commit.commit_time,
-        environment=key,
-        labels=tuple(label.name for label in one.labels),
-        message_score=one.message_score,
-        num_source_files=one.num_source_files,
-        num_test_files=one.num_test_files,
-    )
-
-
-def _clone(root: Path, place: Path) -> None:
-    """A bare clone that shares nothing with the original."""
-    done = subprocess.run(
-        [
-            "git",
-            "clone",
-            "--quiet",
-            "--bare",
-            "--no-hardlinks",
-            "--template=",
-            str(root),
-            str(place),
-        ],
-        env=surroundings() | {"GIT_ALLOW_PROTOCOL": "file"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RepositoryError(
-            f"git cannot clone {root}: {done.stderr.strip()}. `git -C {root} fsck` says more."
-        )
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-
-# --- using one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,7 +33,8 @@ class Packed:
     folder: Path
     manifest: Manifest | None
     place: Path
-    python: Path
+    pythons: Mapping[str, Path]
+    """The interpreters that its environments need, by major and minor version."""
 
     def repository(self) -> GitRepository:
         """Its repository; the caller closes it."""
@@ -374,10 +44,18 @@ class Packed:
     def environment(self, key: str) -> TestEnvironment:
         """An environment, made from the pack's wheels where it is not there yet. Raises
         EnvironmentFailed."""
+        lock = self.lock(key)
+        packages, python = self.folder / "packages", self.pythons[lock.python]
+        made = environments.make(lock, packages, self.place, python)
+        return self.environment_in(key, made)
+
+    def lock(self, key: str) -> Lock:
+        """The exact versions of an environment of its manifest."""
+        assert self.manifest is not None
+        told = self.manifest.environment(key)
+        assert told is not None
         text = (self.folder / "locks" / f"{key}.txt").read_text()
-        lock = Lock(text=text, until="")
-        python = environments.make(lock, self.folder / "packages", self.place, self.python)
-        return self.environment_in(key, python)
+        return Lock(text=text, until=told.until, python=told.python)
 
     def environment_in(self, key: str, python: Path) -> TestEnvironment:
         """The same, of a Python that is there."""
@@ -395,49 +73,29 @@ class Packed:
         )
 
 
-def open_pack(
-    folder: Path, place: Path, python: Path | None = None, *, check: bool = True
-) -> Packed:
+def open_pack(folder: Path, place: Path, *, check: bool = True) -> Packed:
     """A pack whose every file is as it was written (not looked at again without `check`). `place`
     is for its environments.
 
     Raises UsageError where there is none, PackDamaged where something is missing, altered or added,
-    and where it is for another kind of machine or Python.
+    and where it is for another kind of machine, MissingRequirement where no interpreter of its
+    versions is found here.
     """
     manifest = read_manifest(folder)
-    python = python or environments.own_python()
-    version = "{}.{}".format(*environments.version_of(python))
-    if manifest.machine != machine() or manifest.python != version:
+    if manifest.machine != machine():
         raise PackDamaged(
-            f"{folder} is for Python {manifest.python} on {manifest.machine}, and this is Python "
-            f"{version} on {machine()}. Pack the repository again on such a machine."
+            f"{folder} is for {manifest.machine}, and this is {machine()}. Pack the repository "
+            "again on such a machine."
         )
-    found = {str(path): digest for path, digest in _digests(folder)} if check else manifest.files
+    pythons = {version: find_interpreter(version).path for version in manifest.pythons}
+    found = {str(path): digest for path, digest in digests(folder)} if check else manifest.files
     for path in sorted(found.keys() | manifest.files.keys()):
         if found.get(path) != manifest.files.get(path):
             what = "is missing" if path not in found else "is not as it was packed"
             raise PackDamaged(f"{folder / path} {what}. Copy the pack again, or make it anew.")
     return Packed(
-        folder=folder.absolute(), manifest=manifest, place=place.absolute(), python=python
+        folder=folder.absolute(), manifest=manifest, place=place.absolute(), pythons=pythons
     )
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest alone, checked. Raises UsageError or PackDamaged."""
-    path = folder / MANIFEST
-    try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(
-            f"{folder} is no pack: it has no {MANIFEST}. `twin pack` makes one."
-        ) from error
-    except msgspec.DecodeError as error:
-        raise PackDamaged(f"{path} cannot be read: {error}. Copy the pack again.") from error
-    if manifest.format != FORMAT:
-        raise PackDamaged(f"{path} has format {manifest.format}, not {FORMAT}. Pack it again.")
-    if not manifest.is_intact():
-        raise PackDamaged(f"{path} was edited after it was written. Pack the repository again.")
-    return manifest
 
 
 def find_packs(folder: Path) -> Iterator[tuple[Path, Manifest | str]]:
@@ -448,15 +106,3 @@ def find_packs(folder: Path) -> Iterator[tuple[Path, Manifest | str]]:
                 yield path, read_manifest(path)
             except (PackDamaged, UsageError) as error:
                 yield path, str(error)
-
-
-def machine() -> str:
-    """What wheels are for: system and processor."""
-    return f"{platform.system()}-{platform.machine()}"
-
-
-def _digests(folder: Path) -> Iterator[tuple[Path, str]]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.relative_to(folder) != Path(MANIFEST):
-            with open(path, "rb") as file:
-                yield path.relative_to(folder), hashlib.file_digest(file, "sha256").hexdigest()

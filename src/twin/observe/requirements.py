@@ -182,11 +182,23 @@ def _expanded(groups: Mapping[str, Any], name: str, above: frozenset[str]) -> It
 def _read_poetry(poetry: Mapping[str, Any], found: _Found) -> None:
     """Names only: Poetry writes bounds in a way of its own, and the commit's date bounds too."""
     found.name = found.name or str(poetry.get("name") or "")
+    asked = _table(poetry, "dependencies").get("python")
+    found.requires_python = found.requires_python or _poetry_python(str(asked or ""))
     found.runtime += _poetry_names(_table(poetry, "dependencies"))
     found.tests += _poetry_names(_table(poetry, "dev-dependencies"))
     for name, group in _table(poetry, "group").items():
         if isinstance(group, dict) and _group(name) in (*TEST_GROUPS, *DEV_GROUPS):
             found.tests += _poetry_names(_table(group, "dependencies"))
+
+
+def _poetry_python(asked: str) -> str:
+    """Poetry's `^3.8` and `~3.8` in the standard's words; the standard's own as they are."""
+    short = re.fullmatch(r"\s*([\^~])\s*(\d+)(?:\.(\d+))?((?:\.\d+)*)\s*", asked)
+    if short is None:
+        return asked if asked.strip().startswith((">", "<", "=", "!", "~=")) else ""
+    sign, major, minor, rest = short.groups()
+    above = f"{major}.{int(minor) + 1}" if sign == "~" and minor else f"{int(major) + 1}"
+    return f">={major}.{minor or 0}{rest},<{above}"
 
 
 def _poetry_names(table: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from twin.coding.sandbox.cell import Listener, Sandbox
+from twin.coding.sandbox.cell import Sandbox
+from twin.coding.sandbox.following import Listener
 from twin.coding.sandbox.limits import Ended, Job, Limits
 from twin.coding.sandbox.syscalls import is_supported
 
