@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,14 +20,16 @@ from twin.coding.git import GitRepository
 from twin.coding.history import read_history
 from twin.coding.sandbox.cell import Sandbox
 from twin.config import MineConfig
+from twin.cycle.harness import sides_of
 from twin.errors import EnvironmentFailed, MissingRequirement, PackDamaged, UsageError
 from twin.observe import environments
 from twin.observe.environments import Lock, resolve
 from twin.observe.interpreters import Interpreter, find_interpreter, own_interpreter
 from twin.observe.manifest import MANIFEST, Manifest, read_manifest, sealed
 from twin.observe.mine import mine
-from twin.observe.packing import attrition_of, pack, qualifying
+from twin.observe.packing import pack
 from twin.observe.packs import find_packs, open_pack
+from twin.observe.provable import qualifying
 from twin.observe.requirements import Needs
 
 pytestmark = pytest.mark.usefixtures("no_index")
@@ -59,8 +62,9 @@ def packing(
     world.grow(*(("Make add add its numbers instead", files) for files in commits))
     with GitRepository.open(world.root) as repository:
         mined = list(mine(read_history(repository), MineConfig()))
-        wanted = qualifying(mined)
-        counts = attrition_of(mined, MineConfig(), len(wanted))
+        wanted, counts = qualifying(
+            mined, MineConfig(), partial(sides_of, repository, with_tests=True)
+        )
         return pack(repository, wanted, out, sandbox, pythons=pythons, counts=counts)
 
 
@@ -87,7 +91,8 @@ def test_a_pack_holds_its_commits_with_an_environment_in_which_they_pass(
     assert read_manifest(folder) == made
     assert [(row.rule, row.remaining) for row in made.attrition] == [
         ("all", 2), ("merge", 2), ("bot", 2), ("no_source", 2), ("max_source_files", 2),
-        ("max_source_lines", 2), ("no_tests", 2), ("no_parent", 1), ("not_asked_for", 1),
+        ("max_source_lines", 2), ("no_parent", 1), ("no_tests", 1), ("chore", 1),
+        ("no_code_change", 1), ("no_test_added", 1),
     ]  # fmt: skip
     assert sorted(path.name for path in folder.iterdir()) == [
         "built", "locks", MANIFEST, "packages", "repo",
@@ -254,7 +259,7 @@ def test_each_commit_runs_on_the_first_interpreter_that_it_allows(
         },
         {
             "calc/__init__.py": "def add(a, b): return a + b + 0\n",
-            "tests/test_calc.py": TESTS + "#",
+            "tests/test_calc.py": TESTS + "\ndef test_more(): pass\n",
             "pyproject.toml": requiring(">=3.99"),
         },
         pythons=(own, other),

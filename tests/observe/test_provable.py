@@ -3,6 +3,7 @@
 import pytest
 
 from twin.coding.changed import Sides
+from twin.config import MineConfig
 from twin.observe.provable import RULES, qualifying
 from twin.records import Commit, FileChange, Label, MinedCommit
 
@@ -30,10 +31,10 @@ def why(
         num_source_files=1, num_test_files=int(tests != (None, None)), num_source_lines=1,
         message_score=1.0, labels=tuple(Label(name=name, reason="") for name in labels),
     )  # fmt: skip
-    kept, removed = qualifying([mined], lambda one: sides)
-    assert list(removed) == list(RULES)
-    assert len(kept) + sum(removed.values()) == 1
-    return next((name for name, count in removed.items() if count), "")
+    kept, rows = qualifying([mined], MineConfig(), lambda commit: sides)
+    assert [row.rule for row in rows[-len(RULES) :]] == list(RULES)
+    assert rows[-1].remaining == len(kept)
+    return next((row.rule for row in rows if row.removed), "")
 
 
 def _side(path: str, before: str | None, after: str | None) -> Sides:

@@ -26,8 +26,10 @@ from twin.cycle.workers import Spread
 from twin.errors import EnvironmentFailed, UsageError
 from twin.observe.interpreters import find_interpreter
 from twin.observe.manifest import Manifest, PackedCommit
-from twin.observe.packing import attrition_of, pack, qualifying
+from twin.observe.mine import AttritionRow
+from twin.observe.packing import pack
 from twin.observe.packs import Packed, open_pack
+from twin.observe.provable import qualifying
 from twin.observe.validate import Breadth, Validator
 from twin.records import Commit, SandboxLevel, Validation
 from twin.store.database import Store
@@ -77,14 +79,18 @@ def pack_now(
     sandbox = open_sandbox(level)
     interpreters = [find_interpreter(one) for one in pythons]
     mined = mine_history(repository, store, config, progress)
-    commits = qualifying(mined)
+    commits, counts = qualifying(
+        mined, config.mine, lambda commit: sides_of(repository, commit, with_tests=True)
+    )
     if not commits:
+        gone = ", ".join(f"{row.removed} {row.rule}" for row in counts if row.removed)
         raise UsageError(
-            f"No commit of {repository.name} changes both a few source files and tests. "
-            "`twin mine` says what each rule removed."
+            f"No commit of {repository.name} changes both a few source files and tests; removed "
+            f"were {gone or 'none'}. `twin mine` says what the first rules do."
         )
     wanted = commits[-newest:] if newest else commits
-    counts = attrition_of(mined, config.mine, len(wanted))
+    left_out = len(commits) - len(wanted)
+    counts.append(AttritionRow(rule="not_asked_for", removed=left_out, remaining=len(wanted)))
     return pack(
         repository, wanted, out, sandbox, pythons=interpreters, counts=counts, tell=progress
     )
@@ -198,9 +204,9 @@ def read_commit(repository: GitRepository, commit_id: str) -> Commit:
     return commit
 
 
-def sides_of(repository: GitRepository, commit: Commit) -> list[Sides]:
-    """Both sides of the files, without its tests, that a commit changed."""
-    changes = [change for change in commit.changes if role_of(change.path) != "test"]
+def sides_of(repository: GitRepository, commit: Commit, *, with_tests: bool = False) -> list[Sides]:
+    """Both sides of the files that a commit changed, its tests only if asked for."""
+    changes = [c for c in commit.changes if with_tests or role_of(c.path) != "test"]
     blobs = [blob for c in changes for blob in (c.old_blob, c.new_blob) if blob]
     contents = dict(repository.blobs(blobs))
     return [

@@ -26,7 +26,6 @@ from twin.coding.testing.options import FILES, own_options
 from twin.coding.testing.results import Selection
 from twin.coding.testing.run import run_tests
 from twin.coding.testing.trees import Tree
-from twin.config import MineConfig
 from twin.errors import EnvironmentFailed, RepositoryError, UsageError
 from twin.observe import environments
 from twin.observe.building import BuildFailed, Built, build
@@ -43,7 +42,7 @@ from twin.observe.manifest import (
     read_manifest,
     sealed,
 )
-from twin.observe.mine import AttritionRow, attrition
+from twin.observe.mine import AttritionRow
 from twin.observe.packs import PRETENDED, Packed
 from twin.observe.requirements import Needs, is_wanted, needs
 from twin.records import Commit, MinedCommit
@@ -53,33 +52,6 @@ MIN_PASSING: Final = 0.8
 SUITE_S: Final = 600
 
 Tell = Callable[[str, int, int], None]
-
-
-def qualifying(commits: Iterable[MinedCommit]) -> list[MinedCommit]:
-    """Commits that kept every mining rule and touch tests, oldest first."""
-    return [
-        one
-        for one in commits
-        if one.dropped_by is None and one.num_test_files and len(one.commit.parent_ids) == 1
-    ]
-
-
-def attrition_of(
-    mined: Sequence[MinedCommit], config: MineConfig, num_packed: int
-) -> list[AttritionRow]:
-    """What became of a history on its way into a pack: a row for each rule of mining, then for the
-    commits that change no test, that have no parent, and that were not asked for."""
-    rows = attrition(mined, config)
-    kept = [one for one in mined if one.dropped_by is None]
-    tested = [one for one in kept if one.num_test_files]
-    for rule, left in (
-        ("no_tests", len(tested)),
-        ("no_parent", len(qualifying(tested))),
-        ("not_asked_for", num_packed),
-    ):
-        before = rows[-1].remaining
-        rows.append(AttritionRow(rule=rule, removed=before - left, remaining=left))
-    return rows
 
 
 def pack(

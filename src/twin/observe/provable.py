@@ -10,21 +10,24 @@ parsed, and every other language, counts as changed.
 import ast
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from twin.coding.changed import Sides
 from twin.coding.paths import role_of
-from twin.records import MinedCommit
+from twin.config import MineConfig
+from twin.observe.mine import AttritionRow, attrition
+from twin.records import Commit, MinedCommit
 
 CHORES: Final = frozenset({"bump", "release", "style", "typo"})
 """Labels of commits that set nobody a task."""
 
 
 def qualifying(
-    mined: Iterable[MinedCommit], sides: Callable[[MinedCommit], Sequence[Sides]]
-) -> tuple[list[MinedCommit], dict[str, int]]:
-    """Those that qualify, in the order given, and how many each rule removed, in order.
+    mined: Sequence[MinedCommit], config: MineConfig, sides: Callable[[Commit], Sequence[Sides]]
+) -> tuple[list[MinedCommit], list[AttritionRow]]:
+    """Those that qualify, in the order given, and what became of the others: a row for each rule of
+    mining, then for each of `RULES`.
 
     `sides` gives both sides of all files that a commit changed; it is asked for those alone that
     the cheaper rules keep.
@@ -34,12 +37,16 @@ def qualifying(
     for one in mined:
         if one.dropped_by is not None:
             continue
-        why = _by_facts(one) or _by_contents(sides(one))
+        why = _by_facts(one) or _by_contents(sides(one.commit))
         if why:
             removed[why] += 1
         else:
             kept.append(one)
-    return kept, removed
+    rows = attrition(mined, config)
+    for rule, count in removed.items():
+        left = rows[-1].remaining - count
+        rows.append(AttritionRow(rule=rule, removed=count, remaining=left))
+    return kept, rows
 
 
 RULES: Final[Mapping[str, str]] = {
