@@ -32,7 +32,7 @@ QUICK_S: Final = 2.0
 """Tests that take longer than this together run twice, not five times."""
 
 BRIEF: Final = "--tb=line"
-"""Where failures are expected: writing out why takes longer than many tests."""
+"""Writing out why takes longer than many tests: of 1,240 of which most fail, half of the time."""
 
 Breadth = Literal["targeted", "full"]
 """`targeted`: the test files that the commit changed. `full`: the whole suite."""
@@ -90,13 +90,13 @@ class Validator:
             return "no_tests", "", {}, ()
         selection = () if self._breadth == "full" or not modules else tuple(modules)
 
-        def run(tree: Tree, *selected: Selection, brief: bool = False) -> list[TestRun]:
-            done = self._run(tree, selected, brief=brief)
+        def run(tree: Tree, *selected: Selection) -> list[TestRun]:
+            done = self._run(tree, selected, BRIEF)
             runs.extend(done)
             return done
 
         every = Selection(paths=selection)
-        (before,) = run(trees.before, every, brief=True)
+        (before,) = run(trees.before, every)
         # The second time in another order, and what may prove the commit more often.
         passing = frozenset(t for t, result in before.results.items() if result.passes)
         turned = replace(every, reverse=True, settled=passing, num_repeats=NUM_REPEATS)
@@ -114,7 +114,7 @@ class Validator:
             return ("nothing_fails", _unfinished(before, after), first, selection)
         repeats = NUM_REPEATS if _seconds(before, wanted) < QUICK_S else 0
         failing = replace(turned, only=wanted, settled=frozenset(), num_repeats=repeats)
-        (before_again,) = run(trees.before, failing, brief=True)
+        (before_again,) = run(trees.before, failing)
         classes = classify(
             replace(sides, before=[before, before_again], after=[after, after_again])
         )
@@ -135,15 +135,13 @@ class Validator:
         (run,) = self._run(tree, [Selection(paths=proof.selection)])
         return [t for t in wanted if t not in run.results or not run.results[t].passes]
 
-    def _run(
-        self, tree: Tree, selections: Sequence[Selection], *, brief: bool = False
-    ) -> list[TestRun]:
+    def _run(self, tree: Tree, selections: Sequence[Selection], *options: str) -> list[TestRun]:
         return run_tests(
             self._sandbox,
             tree,
             selections,
             self._environment,
-            options=(*own_options(tree.texts(FILES)), *([BRIEF] if brief else [])),
+            options=(*own_options(tree.texts(FILES)), *options),
             limits=self._limits,
             patience=self._patience,
         )
