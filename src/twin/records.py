@@ -76,12 +76,14 @@ loopback, mounts) and a system call filter. `landlock`: for machines that forbid
 access by Landlock, no sockets at all, no signals to others, a system call filter."""
 
 TestClass = Literal[
-    "fail_to_pass", "pass_to_pass", "guard", "flaky", "both_fail", "pass_to_fail", "skipped"
+    "fail_to_pass", "pass_to_pass", "guard", "flaky", "both_fail", "pass_to_fail", "skipped",
+    "unreached",
 ]  # fmt: skip
 """`fail_to_pass`: fails before and passes after, or is new and could not even be collected before.
 `pass_to_pass`: passed with the parent and passes after. `guard`: new, and passes on both sides.
 `flaky`: not the same in every run of one side. `both_fail`: fails after, and did not pass with
-the parent. `pass_to_fail`: the commit breaks it. `skipped`: did not run after, so says nothing."""
+the parent. `pass_to_fail`: the commit breaks it. `skipped`: did not run after, so says nothing.
+`unreached`: generated, and fails before only for want of a name."""
 
 WhyInvalid = Literal[
     "", "no_parent", "no_tests", "no_environment", "nothing_runs", "nothing_passes",
@@ -114,6 +116,9 @@ class Validation:
     num_runs: int = 0
     seconds: float = 0.0
     cpu_s: float = 0.0
+    generated: dict[str, str] = field(default_factory=dict)
+    """Test files of the proof that are not the commit's own: path -> artefact. Empty for a commit
+    that its own tests prove."""
 
     @property
     def is_valid(self) -> bool:
@@ -123,6 +128,37 @@ class Validation:
     def tests(self, wanted: TestClass) -> list[str]:
         """The node ids of one class, in the order they ran."""
         return [test for test, found in self.classes.items() if found == wanted]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffCoverage:
+    """Which of the executable lines that a commit changed its tests run. Path -> lines, from 1, of
+    the commit's side."""
+
+    changed: dict[str, tuple[int, ...]]
+    covered: dict[str, tuple[int, ...]]
+
+    @property
+    def num_changed(self) -> int:
+        return sum(map(len, self.changed.values()))
+
+    @property
+    def num_covered(self) -> int:
+        return sum(map(len, self.covered.values()))
+
+    @property
+    def share(self) -> float:
+        """1 where no line that can run was changed."""
+        return self.num_covered / self.num_changed if self.num_changed else 1.0
+
+    @property
+    def missed(self) -> dict[str, list[int]]:
+        """Path -> changed lines that no test runs."""
+        return {
+            path: [line for line in lines if line not in self.covered[path]]
+            for path, lines in self.changed.items()
+            if len(lines) > len(self.covered[path])
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

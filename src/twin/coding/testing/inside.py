@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dis
 import importlib
 import json
 import os
@@ -16,7 +17,9 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
+from types import CodeType
 from typing import Any
 
 REPEATED = 200
@@ -30,6 +33,7 @@ class Stream:
 
     def __init__(self, told: dict[str, Any], results: int) -> None:
         self.told = told
+        self.lines = Lines(told["watched"])
         self.results = results
         self.process = os.getpid()
         self.outcome = ""
@@ -62,11 +66,18 @@ class Stream:
         if report.failed:
             self.say("broken", id=report.nodeid, text=text_of(report))
 
+    def tell_lines(self, nodeid: str) -> None:
+        found = self.lines.taken()
+        if found:
+            self.say("lines", id=nodeid, lines=found)
+
     def pytest_collection_finish(self, session: Any) -> None:
+        self.tell_lines("")
         self.say("collected", ids=[item.nodeid for item in session.items])
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.outcome = self.text = ""
+        self.lines.begin()
         self.started = time.perf_counter()
         self.say("start", id=nodeid)
 
@@ -94,7 +105,64 @@ class Stream:
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         seconds = time.perf_counter() - self.started
+        self.tell_lines(nodeid)
         self.say("end", id=nodeid, outcome=self.outcome, seconds=seconds, text=self.text)
+
+
+class Lines:
+    """Which lines of a few files run. Every other file costs one look at each call, no more."""
+
+    def __init__(self, paths: list[str]) -> None:
+        here = os.getcwd()
+        self.names = {os.path.join(here, path): path for path in paths}
+        self.seen: dict[str, set[int]] = {path: set() for path in paths}
+
+    def begin(self) -> None:
+        """Again before each test, which may have a tracer of its own."""
+        if self.names:
+            threading.settrace(self.enter)
+            sys.settrace(self.enter)
+
+    def enter(self, frame: Any, event: str, argument: Any) -> Any:
+        path = self.names.get(frame.f_code.co_filename)
+        if path is None:
+            return None
+        seen = self.seen[path]
+
+        def step(frame: Any, event: str, argument: Any) -> Any:
+            if event == "line":
+                seen.add(frame.f_lineno)
+            return step
+
+        return step
+
+    def taken(self) -> dict[str, list[int]]:
+        """What ran since the last time."""
+        found = {path: sorted(seen) for path, seen in self.seen.items() if seen}
+        for seen in self.seen.values():
+            seen.clear()  # the same sets: generators that go on later hold them
+        return found
+
+    def executable(self) -> dict[str, list[int]]:
+        """The lines of each file that can run at all; none of a file that does not compile."""
+        found: dict[str, list[int]] = {}
+        for full, path in self.names.items():
+            try:
+                with open(full, "rb") as file:
+                    code = compile(file.read(), full, "exec", dont_inherit=True)
+            except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+                found[path] = []
+            else:
+                found[path] = sorted(lines_of(code))
+        return found
+
+
+def lines_of(code: CodeType) -> set[int]:
+    lines = {line for _, line in dis.findlinestarts(code) if line}
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            lines |= lines_of(inner)
+    return lines
 
 
 def another(item: Any) -> Any:
@@ -116,6 +184,9 @@ def run_pass(told: dict[str, Any], results: int) -> int:
     # After whatever else would put them in another order.
     pytest.hookimpl(trylast=True)(Stream.pytest_collection_modifyitems)
     pytest.hookimpl(tryfirst=True)(Stream.pytest_runtest_setup)
+    if told["watched"]:
+        stream.say("executable", lines=stream.lines.executable())
+    stream.lines.begin()
     code = int(pytest.main(told["arguments"], plugins=[stream]))
     stream.say("done", code=code)
     sys.stdout.flush()
