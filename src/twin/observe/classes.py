@@ -62,8 +62,8 @@ def classify(sides: Sides) -> dict[str, TestClass]:
 def only_reached(
     classes: Mapping[str, TestClass], before: TestRun, generated: Collection[str]
 ) -> dict[str, TestClass]:
-    """The classes, where a generated test proves something only if it ran before and found more
-    wrong than a name that is not there.
+    """The classes, where a generated test proves something only if it ran before, came to its end
+    and found more wrong than a name that is not there.
 
     Whoever writes a test for a commit by hand says what the commit is for; a test made from the
     commit would fail before for every name that is new, whatever it asserts.
@@ -72,7 +72,11 @@ def only_reached(
     for test, kind in classes.items():
         if kind == "fail_to_pass" and test.partition("::")[0] in generated:
             result = before.results.get(test)
-            if result is None or MISSING_NAME.search(result.text):
+            if (
+                result is None
+                or result.outcome in ("crashed", "timeout")
+                or MISSING_NAME.search(result.text)
+            ):
                 found[test] = "unreached"
     return found
 

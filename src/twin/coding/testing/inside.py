@@ -26,6 +26,8 @@ REPEATED = 200
 """More tests than these are a whole new suite: they run once more, not several times."""
 TEXT = 2_000
 """Characters of a failure that are passed on, from its end."""
+PROPERTIES = 200
+"""Properties of a test (`record_property`) that are passed on."""
 
 
 class Stream:
@@ -38,6 +40,7 @@ class Stream:
         self.process = os.getpid()
         self.outcome = ""
         self.text = ""
+        self.properties: list[tuple[str, str]] = []
         self.started = 0.0
 
     def say(self, kind: str, **facts: object) -> None:
@@ -88,6 +91,7 @@ class Stream:
             numpy.random.seed(self.told["seed"])
 
     def pytest_runtest_logreport(self, report: Any) -> None:
+        self.properties = properties_of(report)
         expected = hasattr(report, "wasxfail")
         if report.failed:
             found = "failed" if report.when == "call" else "error"
@@ -106,7 +110,14 @@ class Stream:
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         seconds = time.perf_counter() - self.started
         self.tell_lines(nodeid)
-        self.say("end", id=nodeid, outcome=self.outcome, seconds=seconds, text=self.text)
+        self.say(
+            "end",
+            id=nodeid,
+            outcome=self.outcome,
+            seconds=seconds,
+            text=self.text,
+            properties=self.properties,
+        )
 
 
 class Lines:
@@ -171,6 +182,15 @@ def another(item: Any) -> Any:
     if hasattr(made, "_initrequest"):
         made._initrequest()
     return made
+
+
+def properties_of(report: Any) -> list[tuple[str, str]]:
+    """As far as they are what pytest documents: a test can put anything there."""
+    found: list[tuple[str, str]] = []
+    with contextlib.suppress(Exception):
+        for name, value in list(getattr(report, "user_properties", ()))[:PROPERTIES]:
+            found.append((str(name)[:TEXT], str(value)[:TEXT]))
+    return found
 
 
 def text_of(report: Any) -> str:

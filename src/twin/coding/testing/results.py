@@ -24,6 +24,8 @@ class TestResult:
     seconds: float
     text: str = ""
     """The end of a failure."""
+    properties: tuple[tuple[str, str], ...] = ()
+    """What the test recorded of itself (pytest's `record_property`)."""
 
     @property
     def passes(self) -> bool:

@@ -55,6 +55,7 @@ class _Event(msgspec.Struct, frozen=True):
     text: str = ""
     code: int = 0
     lines: dict[str, list[int]] = {}
+    properties: list[tuple[str, str]] = []
 
 
 _OUTCOMES: Final = frozenset({"passed", "failed", "error", "skipped", "xfailed", "xpassed"})
@@ -84,7 +85,12 @@ class _Pass:
             self.running = ""
             if event.outcome in _OUTCOMES:
                 outcome: Outcome = event.outcome  # type: ignore[assignment]
-                found = TestResult(outcome=outcome, seconds=event.seconds, text=event.text)
+                found = TestResult(
+                    outcome=outcome,
+                    seconds=event.seconds,
+                    text=event.text,
+                    properties=tuple(event.properties),
+                )
                 earlier = self.results.setdefault(event.id, found)
                 if earlier.kind != found.kind:
                     self.unsteady.add(event.id)
