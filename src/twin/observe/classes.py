@@ -60,22 +60,26 @@ def classify(sides: Sides) -> dict[str, TestClass]:
 
 
 def only_reached(
-    classes: Mapping[str, TestClass], before: TestRun, generated: Collection[str]
+    classes: Mapping[str, TestClass],
+    before: TestRun,
+    files: Collection[str],
+    *,
+    names_differ: bool = True,
 ) -> dict[str, TestClass]:
-    """The classes, where a generated test proves something only if it ran before, came to its end
-    and found more wrong than a name that is not there.
+    """The classes, where a test of these files proves something only if it ran before and came to
+    its end; where the sides' names differ, also only if it found more wrong than a missing name.
 
     Whoever writes a test for a commit by hand says what the commit is for; a test made from the
     commit would fail before for every name that is new, whatever it asserts.
     """
     found = dict(classes)
     for test, kind in classes.items():
-        if kind == "fail_to_pass" and test.partition("::")[0] in generated:
+        if kind == "fail_to_pass" and test.partition("::")[0] in files:
             result = before.results.get(test)
             if (
                 result is None
                 or result.outcome in ("crashed", "timeout")
-                or MISSING_NAME.search(result.text)
+                or (names_differ and MISSING_NAME.search(result.text))
             ):
                 found[test] = "unreached"
     return found

@@ -24,7 +24,7 @@ from twin.observe.mutation import Fault, faults_in, in_turn, is_different, with_
 from twin.observe.validate import Question, Validator
 from twin.records import Commit, Mutant, Validation, WhyDiscarded
 
-MAX_SHARE: Final = 0.1
+MAX_SHARE: Final = 0.2
 """Of the suite's passing tests: what breaks more is found without reading the code."""
 ALWAYS: Final = 5
 """So many tests may fail in any suite, however small."""
@@ -105,6 +105,7 @@ class Mutator:
                 old=frozenset(test.partition("[")[0] for test in planted.tests),
                 only=frozenset(planted.tests),
                 generated=frozenset(files),
+                names_differ=False,
             ),
         )
         return replace(

@@ -54,7 +54,10 @@ class Question:
     only: frozenset[str] | None = None
     """Of what is collected, these node ids alone."""
     generated: frozenset[str] = frozenset()
-    """Those of the files that no person wrote: held to a stricter rule."""
+    """Those of the files that are held to a stricter rule (`only_reached`), since no person says
+    that they tell the trees apart."""
+    names_differ: bool = True
+    """Whether the second tree may have names that the first lacks."""
 
 
 class Validator:
@@ -155,7 +158,7 @@ class Validator:
         if _is_lacking(before, after) and (at_parent or not selection):
             (base,) = run(asked.parent, Selection(paths=at_parent))
         sides = Sides(base=base, old=asked.old, before=[before], after=[after])
-        first = only_reached(classify(sides), before, asked.generated)
+        first = _strict(classify(sides), before, asked)
         wanted = frozenset(_proving(first))
         if not wanted:
             return ("nothing_fails", _unfinished(before, after), first, selection)
@@ -165,7 +168,7 @@ class Validator:
         classes = classify(
             replace(sides, before=[before, before_again], after=[after, after_again])
         )
-        classes = only_reached(classes, before, asked.generated)
+        classes = _strict(classes, before, asked)
         if not _proving(classes):
             return "flaky_only", "", classes, selection
         return "", _unfinished(before, after), classes, selection
@@ -256,6 +259,12 @@ class _Trees:
             if change.path in self.after.names and TEST_MODULE.fullmatch(change.path)
         }
         return sorted(own | self._generated)
+
+
+def _strict(
+    classes: Mapping[str, TestClass], before: TestRun, asked: Question
+) -> dict[str, TestClass]:
+    return only_reached(classes, before, asked.generated, names_differ=asked.names_differ)
 
 
 def _all_is_well(run: TestRun) -> bool:
