@@ -76,12 +76,14 @@ loopback, mounts) and a system call filter. `landlock`: for machines that forbid
 access by Landlock, no sockets at all, no signals to others, a system call filter."""
 
 TestClass = Literal[
-    "fail_to_pass", "pass_to_pass", "guard", "flaky", "both_fail", "pass_to_fail", "skipped"
+    "fail_to_pass", "pass_to_pass", "guard", "flaky", "both_fail", "pass_to_fail", "skipped",
+    "unreached",
 ]  # fmt: skip
 """`fail_to_pass`: fails before and passes after, or is new and could not even be collected before.
 `pass_to_pass`: passed with the parent and passes after. `guard`: new, and passes on both sides.
 `flaky`: not the same in every run of one side. `both_fail`: fails after, and did not pass with
-the parent. `pass_to_fail`: the commit breaks it. `skipped`: did not run after, so says nothing."""
+the parent. `pass_to_fail`: the commit breaks it. `skipped`: did not run after, so says nothing.
+`unreached`: generated, and before it only crashed, hung, or failed for want of a name."""
 
 WhyInvalid = Literal[
     "", "no_parent", "no_tests", "no_environment", "nothing_runs", "nothing_passes",
@@ -114,6 +116,9 @@ class Validation:
     num_runs: int = 0
     seconds: float = 0.0
     cpu_s: float = 0.0
+    generated: dict[str, str] = field(default_factory=dict)
+    """Test files of the proof that are not the commit's own: path -> artefact. Empty for a commit
+    that its own tests prove."""
 
     @property
     def is_valid(self) -> bool:
@@ -123,6 +128,120 @@ class Validation:
     def tests(self, wanted: TestClass) -> list[str]:
         """The node ids of one class, in the order they ran."""
         return [test for test, found in self.classes.items() if found == wanted]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffCoverage:
+    """Which of the executable lines that a commit changed its tests run. Path -> lines, from 1, of
+    the commit's side."""
+
+    changed: dict[str, tuple[int, ...]]
+    covered: dict[str, tuple[int, ...]]
+
+    @property
+    def num_changed(self) -> int:
+        return sum(map(len, self.changed.values()))
+
+    @property
+    def num_covered(self) -> int:
+        return sum(map(len, self.covered.values()))
+
+    @property
+    def share(self) -> float:
+        """1 where no line that can run was changed."""
+        return self.num_covered / self.num_changed if self.num_changed else 1.0
+
+    @property
+    def missed(self) -> dict[str, list[int]]:
+        """Path -> changed lines that no test runs."""
+        return {
+            path: [line for line in lines if line not in self.covered[path]]
+            for path, lines in self.changed.items()
+            if len(lines) > len(self.covered[path])
+        }
+
+
+WhyRejected = Literal["", "passes_before", "fails_after", "unreached", "flaky", "nothing_runs"]
+"""Why a proposed test file does not count. `passes_before`: it does not tell the sides apart;
+`fails_after`: nothing in it passes after; `unreached`: it fails before only for want of a name;
+`flaky`: not every time; `nothing_runs`: no test of it ran after, or a limit was met."""
+
+WhyUnsupplemented = Literal[
+    "", "not_run", "covered", "nothing_proposed", "nothing_accepted", "not_together", "error"
+]  # fmt: skip
+"""Why a commit has no accepted generated test. `not_run`: its own tests do not run; `covered`: they
+prove it and run every changed line; `not_together`: what was accepted alone fails beside the
+commit's own tests; `error`: this program failed, three times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProposedTest:
+    """A test file that a generator proposed, and what became of it."""
+
+    generator: str
+    path: str
+    artifact: str
+    """Its content."""
+    why: WhyRejected
+    """Empty where it is accepted: a test of it fails before and passes after, every time."""
+    classes: dict[str, TestClass] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supplement:
+    """What was found to prove a commit beyond its own tests."""
+
+    commit_id: str
+    parent_id: str
+    natural: WhyInvalid
+    """What the commit's own tests came to; empty where they prove it."""
+    why: WhyUnsupplemented
+    detail: str = ""
+    coverage: DiffCoverage | None = None
+    """Of its own tests; None where they do not run."""
+    proposals: tuple[ProposedTest, ...] = ()
+    proof: Validation | None = None
+    """With the accepted files, which its `generated` names; None without any."""
+    environment: str = ""
+    """The key of the environment it ran in."""
+    seconds: float = 0.0
+
+
+WhyDiscarded = Literal[
+    "", "survives", "breaks_run", "breaks_most", "flaky", "unfinished", "error"
+]  # fmt: skip
+"""Why a planted fault makes no task. `survives`: no test sees it; `breaks_run`: tests cannot be
+collected, crash or hang, instead of failing; `breaks_most`: more of the suite fails than one fault
+may break; `flaky`: not every time; `unfinished`: a limit was met, or the tests that should see it
+do not pass by themselves; `error`: this program failed, three times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """One realistic fault put into a commit's code. The task is to mend it: the fix is the file as
+    it was."""
+
+    commit_id: str
+    environment: str
+    path: str
+    line: int
+    symbol: str
+    """The dotted name of the function."""
+    operator: str
+    """The kind of fault: `comparison`, `boundary`, ..."""
+    before: str
+    """The piece of the file that was replaced."""
+    after: str
+    artifact: str
+    """The file with the fault."""
+    why: WhyDiscarded
+    """Empty where it makes a task."""
+    detail: str = ""
+    num_passing: int = 0
+    """Tests of the suite that pass without it."""
+    proof: Validation | None = None
+    """What the tests that run the line say: with the fault is before, without it after."""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

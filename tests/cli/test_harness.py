@@ -51,6 +51,34 @@ def test_a_repository_is_packed_found_and_validated(
 
 
 @pytest.mark.slow
+def test_more_tasks_are_made_of_a_pack(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pack", str(world.root), "--out", "x.pack", "--json"]) == 0
+    told(capsys)
+    supplement = ["harness", "supplement", "x.pack", "--workers", "1"]
+    assert run([*supplement, "--json"]) == 0
+    found = told(capsys)
+    assert (found["num_natural"], found["why"]) == (1, {"covered": 1})
+    assert run(supplement) == 0
+    assert "1 of 1 valid by themselves, 0 more by generated tests" in capsys.readouterr().out
+    mutate = ["harness", "mutate", "x.pack", "--count", "3", "--workers", "1"]
+    assert run([*mutate, "--json"]) == 0
+    found = told(capsys)
+    assert (found["num_tried"], found["num_accepted"]) == (1, 1)
+    assert run(mutate) == 0
+    assert "1 of 1 make a task" in capsys.readouterr().out
+
+
+def test_a_model_and_its_generator_go_together(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options in (["--generator", "backend"], ["--generator", "guards", "--model", "big"]):
+        assert run(["harness", "supplement", "x.pack", *options]) == 2
+        assert "go together" in capsys.readouterr().err
+    assert run(["harness", "supplement", "x.pack", "--model", "big"]) == 2
+    assert "There is no [models.big]" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_people_get_tables(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["pack", str(world.root), "--out", "x.pack", "--newest", "1"]) == 0
     assert "1 commits, 1 with an environment" in capsys.readouterr().out

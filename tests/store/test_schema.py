@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from twin.records import Lineage, RankedFile, RetrievalDecision, Validation
+from twin.records import Lineage, Mutant, RankedFile, RetrievalDecision, Supplement, Validation
 from twin.store import schema, upgrade
 from twin.store.database import Store
 
@@ -133,6 +133,27 @@ def _fill_raw(store: Store) -> None:
     store.validations.add("a/b", "asked", Validation(commit_id="c", parent_id="p", why=""))
     store.trials.add(
         campaign="c", pack="a/b", commit_id="c", number=0, step="plan", result={}, seconds=1.0
+    )
+    store.supplements.add(
+        "a/b",
+        "asked",
+        Supplement(commit_id="c", parent_id="p", natural="nothing_fails", why="nothing_proposed"),
+    )
+    store.mutants.add(
+        "a/b",
+        "asked",
+        Mutant(
+            commit_id="c",
+            environment="e",
+            path="a.py",
+            line=1,
+            symbol="f",
+            operator="boundary",
+            before="<",
+            after="<=",
+            artifact=artifact,
+            why="",
+        ),
     )
     key, _ = store.keys.create("agent")
     store.keys.revoke(key.key_id)

@@ -1,13 +1,14 @@
 """`twin harness`: commits proved by their own tests, in a sandbox."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door
+from twin.cli.pack_options import campaign_options
+from twin.cli.supplement import mutate, supplement
 
 if TYPE_CHECKING:
     from twin.observe.validate import Breadth
@@ -31,43 +32,8 @@ def command() -> None:
     """
 
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def campaign_options(command: Command) -> Command:
-    """What every campaign over a pack is told."""
-    for option in (
-        click.option(
-            "--sandbox",
-            "level",
-            type=click.Choice(["bubblewrap", "landlock"]),
-            default=None,
-            help="How to confine the code; default: the strongest that works here.",
-        ),
-        click.option(
-            "--tests",
-            "breadth",
-            type=click.Choice(["targeted", "full"]),
-            default="targeted",
-            show_default=True,
-            help="The test files that a commit changed, or the whole suite.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(min=1, max=256),
-            default=None,
-            help="Processes at once; default: one a core.",
-        ),
-        click.option(
-            "--newest",
-            type=click.IntRange(min=1),
-            default=None,
-            help="Only so many commits, the newest; default: all.",
-        ),
-        click.argument("pack", type=click.Path(path_type=Path)),
-    ):
-        command = option(command)
-    return command
+command.add_command(supplement)
+command.add_command(mutate)
 
 
 @command.command(name="validate")

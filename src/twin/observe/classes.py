@@ -5,11 +5,18 @@ commit's tests. `after`: the commit's code with the commit's tests. `before` and
 than once, in another order, so that chance and order show. Pure functions of test runs.
 """
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from twin.coding.testing.results import TestRun
 from twin.records import TestClass
+
+MISSING_NAME: Final = re.compile(
+    r"(?:ImportError|ModuleNotFoundError|NameError|AttributeError: (?:module|type object)|"
+    r"fixture '.*' not found)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +56,32 @@ def classify(sides: Sides) -> dict[str, TestClass]:
         else:
             # Skipped or expected to fail before: the commit made it run, nobody saw it fail.
             found[test] = "pass_to_pass" if _passed(test, sides) else "guard"
+    return found
+
+
+def only_reached(
+    classes: Mapping[str, TestClass],
+    before: TestRun,
+    files: Collection[str],
+    *,
+    names_differ: bool = True,
+) -> dict[str, TestClass]:
+    """The classes, where a test of these files proves something only if it ran before and came to
+    its end; where the sides' names differ, also only if it found more wrong than a missing name.
+
+    Whoever writes a test for a commit by hand says what the commit is for; a test made from the
+    commit would fail before for every name that is new, whatever it asserts.
+    """
+    found = dict(classes)
+    for test, kind in classes.items():
+        if kind == "fail_to_pass" and test.partition("::")[0] in files:
+            result = before.results.get(test)
+            if (
+                result is None
+                or result.outcome in ("crashed", "timeout")
+                or (names_differ and MISSING_NAME.search(result.text))
+            ):
+                found[test] = "unreached"
     return found
 
 

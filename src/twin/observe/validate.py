@@ -8,7 +8,7 @@ fails before it and passes after it, in every repeat. Whatever the suite does, t
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from twin.coding.git import GitRepository
@@ -20,7 +20,7 @@ from twin.coding.testing.options import FILES, own_options
 from twin.coding.testing.results import Selection, TestEnvironment, TestRun
 from twin.coding.testing.run import Patience, run_tests
 from twin.coding.testing.trees import Tree
-from twin.observe.classes import Sides, classify
+from twin.observe.classes import Sides, classify, only_reached
 from twin.records import Commit, TestClass, Validation, WhyInvalid
 
 TEST_MODULE: Final = re.compile(r"(?:.*/)?(?:test_[^/]*|[^/]*_test|tests?)\.py")
@@ -36,6 +36,28 @@ BRIEF: Final = "--tb=line"
 
 Breadth = Literal["targeted", "full"]
 """`targeted`: the test files that the commit changed. `full`: the whole suite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Do these tests tell one tree from another?"""
+
+    before: Tree
+    after: Tree
+    """With the same tests."""
+    parent: Tree
+    """What the first was before the tests were laid on it."""
+    modules: tuple[str, ...]
+    """The files to look for tests in; empty means the whole suite."""
+    old: frozenset[str]
+    """Tests that the parent's files define, without parameters."""
+    only: frozenset[str] | None = None
+    """Of what is collected, these node ids alone."""
+    generated: frozenset[str] = frozenset()
+    """Those of the files that are held to a stricter rule (`only_reached`), since no person says
+    that they tell the trees apart."""
+    names_differ: bool = True
+    """Whether the second tree may have names that the first lacks."""
 
 
 class Validator:
@@ -58,20 +80,49 @@ class Validator:
         self._limits = limits or Limits()
         self._patience = patience or Patience()
 
-    def validate(self, commit: Commit) -> Validation:
-        """Runs the commit's tests on all sides.
+    def validate(self, commit: Commit, added: Mapping[str, bytes] | None = None) -> Validation:
+        """Runs the commit's tests on all sides; `added` are test files that count as its own.
 
         Raises RepositoryError where git cannot read the commit.
         """
         started = time.monotonic()
         if len(commit.parent_ids) != 1:
             return Validation(commit_id=commit.commit_id, parent_id="", why="no_parent")
-        sides = _Trees(self._repository, commit)
+        trees = _Trees(self._repository, commit, added or {})
+        if not trees.changed and not added:
+            return Validation(
+                commit_id=commit.commit_id, parent_id=commit.parent_ids[0], why="no_tests"
+            )
+        return self._answered(commit, trees.question(tuple(trees.modules())), started)
+
+    def try_out(self, commit: Commit, added: Mapping[str, bytes]) -> Validation:
+        """The same of the added test files alone."""
+        trees = _Trees(self._repository, commit, added)
+        return self._answered(commit, trees.question(tuple(sorted(added))), time.monotonic())
+
+    def tell_apart(self, commit: Commit, question: Question) -> Validation:
+        """Whether tests of the commit's own tree tell it from another."""
+        return self._answered(commit, question, time.monotonic())
+
+    def watched(self, commit: Commit, proof: Validation, paths: Sequence[str]) -> TestRun:
+        """The tests of a validation once more after the commit, with the lines of some files that
+        they run."""
+        selection = Selection(paths=proof.selection, watched=tuple(paths))
+        (run,) = self._run(_Trees(self._repository, commit, {}).after, [selection])
+        return run
+
+    def run_after(self, commit: Commit, added: Mapping[str, bytes]) -> TestRun:
+        """Added test files alone, once, after the commit."""
+        tree = _Trees(self._repository, commit, added).after
+        (run,) = self._run(tree, [Selection(paths=tuple(sorted(added)))])
+        return run
+
+    def _answered(self, commit: Commit, question: Question, started: float) -> Validation:
         runs: list[TestRun] = []
-        why, detail, classes, selection = self._judge(sides, runs)
+        why, detail, classes, selection = self._judge(question, runs)
         return Validation(
             commit_id=commit.commit_id,
-            parent_id=commit.parent_ids[0],
+            parent_id=commit.parent_ids[0] if commit.parent_ids else "",
             why=why,
             detail=detail,
             classes=classes,
@@ -83,53 +134,59 @@ class Validator:
         )
 
     def _judge(
-        self, trees: "_Trees", runs: list[TestRun]
+        self, asked: Question, runs: list[TestRun]
     ) -> tuple[WhyInvalid, str, dict[str, TestClass], tuple[str, ...]]:
-        modules = trees.modules()
-        if not trees.changed:
-            return "no_tests", "", {}, ()
-        selection = () if self._breadth == "full" or not modules else tuple(modules)
+        selection = () if self._breadth == "full" else asked.modules
 
         def run(tree: Tree, *selected: Selection) -> list[TestRun]:
             done = self._run(tree, selected, BRIEF)
             runs.extend(done)
             return done
 
-        every = Selection(paths=selection)
-        (before,) = run(trees.before, every)
+        every = Selection(paths=selection, only=asked.only)
+        (before,) = run(asked.before, every)
+        if asked.generated and _all_is_well(before):
+            return "nothing_fails", "", {}, selection
         # The second time in another order, and what may prove the commit more often.
         passing = frozenset(t for t, result in before.results.items() if result.passes)
         turned = replace(every, reverse=True, settled=passing, num_repeats=NUM_REPEATS)
-        after, after_again = run(trees.after, every, turned)
+        after, after_again = run(asked.after, every, turned)
         if not any(result.passes for result in after.results.values()):
             return (*_nothing(after), {}, selection)
-        at_parent = tuple(path for path in selection if path in trees.parent.names)
+        at_parent = tuple(path for path in selection if path in asked.parent.names)
         base = None
         if _is_lacking(before, after) and (at_parent or not selection):
-            (base,) = run(trees.parent, Selection(paths=at_parent))
-        sides = Sides(base=base, old=trees.old_tests(), before=[before], after=[after])
-        first = classify(sides)
+            (base,) = run(asked.parent, Selection(paths=at_parent))
+        sides = Sides(base=base, old=asked.old, before=[before], after=[after])
+        first = _strict(classify(sides), before, asked)
         wanted = frozenset(_proving(first))
         if not wanted:
             return ("nothing_fails", _unfinished(before, after), first, selection)
         repeats = NUM_REPEATS if _seconds(before, wanted) < QUICK_S else 0
         failing = replace(turned, only=wanted, settled=frozenset(), num_repeats=repeats)
-        (before_again,) = run(trees.before, failing)
+        (before_again,) = run(asked.before, failing)
         classes = classify(
             replace(sides, before=[before, before_again], after=[after, after_again])
         )
+        classes = _strict(classes, before, asked)
         if not _proving(classes):
             return "flaky_only", "", classes, selection
         return "", _unfinished(before, after), classes, selection
 
-    def grade(self, commit: Commit, proof: Validation, code: Tree | None = None) -> list[str]:
+    def grade(
+        self,
+        commit: Commit,
+        proof: Validation,
+        code: Tree | None = None,
+        added: Mapping[str, bytes] | None = None,
+    ) -> list[str]:
         """The tests of the commit's proof that do not pass on a tree, in order; none where the tree
         does what the commit did.
 
         `code` is somebody's attempt on the parent's tree, on which the commit's tests are laid;
-        without one, the commit's own tree.
+        without one, the commit's own tree. `added` are the proof's generated test files.
         """
-        trees = _Trees(self._repository, commit)
+        trees = _Trees(self._repository, commit, added or {})
         tree = trees.after if code is None else trees.with_tests(code)
         wanted = [*proof.tests("fail_to_pass"), *proof.tests("pass_to_pass"), *proof.tests("guard")]
         (run,) = self._run(tree, [Selection(paths=proof.selection)])
@@ -148,23 +205,39 @@ class Validator:
 
 
 class _Trees:
-    """The trees of a commit's three sides."""
+    """The trees of a commit's three sides, with further test files on those that have its own."""
 
-    def __init__(self, repository: GitRepository, commit: Commit) -> None:
+    def __init__(
+        self, repository: GitRepository, commit: Commit, added: Mapping[str, bytes]
+    ) -> None:
         (parent_id,) = commit.parent_ids
         self.changed = [change for change in commit.changes if role_of(change.path) == "test"]
         self.parent = Tree(repository.archive(parent_id))
-        self.after = Tree(repository.archive(commit.commit_id))
-        present = self.after.names
+        after = Tree(repository.archive(commit.commit_id))
+        present = after.names
         kept = [change.path for change in self.changed if change.path in present]
         gone = [path for change in self.changed for path in _left(change.path, change.old_path)]
-        self._added = Tree(repository.archive(commit.commit_id, kept) if kept else b"")
+        own = Tree(repository.archive(commit.commit_id, kept) if kept else b"")
+        self._generated = frozenset(added)
+        self._laid = own.with_files(added) if added else own
         self._gone = set(gone).difference(present)
+        self.after = after.with_files(added) if added else after
         self.before = self.with_tests(self.parent)
+
+    def question(self, modules: tuple[str, ...]) -> Question:
+        return Question(
+            before=self.before,
+            after=self.after,
+            parent=self.parent,
+            modules=modules,
+            old=frozenset(self.old_tests()),
+            generated=self._generated,
+        )
 
     def with_tests(self, code: Tree) -> Tree:
         """A tree with the commit's tests."""
-        return code.with_those_of(self._added, self._gone) if self.changed else code
+        is_as_it_was = not self.changed and not self._generated
+        return code if is_as_it_was else code.with_those_of(self._laid, self._gone)
 
     def old_tests(self) -> set[str]:
         """Definitions in the parent's test files, as pytest names tests."""
@@ -177,12 +250,25 @@ class _Trees:
         return found
 
     def modules(self) -> list[str]:
-        """The changed files in which pytest looks for tests."""
-        return sorted(
+        """The changed files in which pytest looks for tests, and the added ones."""
+        own = {
             change.path
             for change in self.changed
             if change.path in self.after.names and TEST_MODULE.fullmatch(change.path)
-        )
+        }
+        return sorted(own | self._generated)
+
+
+def _strict(
+    classes: Mapping[str, TestClass], before: TestRun, asked: Question
+) -> dict[str, TestClass]:
+    return only_reached(classes, before, asked.generated, names_differ=asked.names_differ)
+
+
+def _all_is_well(run: TestRun) -> bool:
+    """Whether every test was run and none failed."""
+    whole = bool(run.results) and not run.broken and not run.fault and not run.unsteady
+    return whole and not any(result.fails for result in run.results.values())
 
 
 def _is_lacking(before: TestRun, after: TestRun) -> bool:

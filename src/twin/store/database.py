@@ -24,6 +24,7 @@ from twin.store.registry import Registry
 from twin.store.runs import RunLog, forget_stages
 from twin.store.sessions import Sessions
 from twin.store.snapshots import Snapshots
+from twin.store.supplements import mutant_log, supplement_log
 from twin.store.trials import TrialLog
 from twin.store.upgrade import upgrade
 from twin.store.validations import ValidationLog
@@ -47,10 +48,12 @@ class Store:
         self.decisions = DecisionLog(database)
         self.history = HistoryTable(database)
         self.keys = KeyRing(database)
+        self.mutants = mutant_log(database)
         self.registry = Registry(database)
         self.runs = RunLog(database)
         self.sessions = Sessions(database)
         self.snapshots = Snapshots(database)
+        self.supplements = supplement_log(database)
         self.trials = TrialLog(database)
         self.validations = ValidationLog(database)
 

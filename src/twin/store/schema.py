@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from twin.store.columns import AnyText, Id, JsonText
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration. Written here too, so that opening a store need not import Alembic."""
 
 metadata = MetaData(
@@ -225,6 +225,36 @@ raw_trial_step = Table(
     Column("result", JsonText, nullable=False),
     Column("at", Double, nullable=False),
     info={"what": "A finished step (retrieve, plan, execute, validate) of one trial at a commit."},
+)
+
+raw_supplement = Table(
+    "raw_supplement",
+    metadata,
+    Column("id", Id, primary_key=True),
+    # A digest of the pack, the commit, its environment, the generators and how it was asked.
+    Column("lookup", String(64), nullable=False, unique=True),
+    Column("pack", AnyText, nullable=False),
+    Column("commit_id", String(64), nullable=False, index=True),
+    Column("why", String(16), nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("result", JsonText, nullable=False),
+    Column("at", Double, nullable=False),
+    info={"what": "Tests generated for a commit, and `why` none of them is accepted."},
+)
+
+raw_mutant = Table(
+    "raw_mutant",
+    metadata,
+    Column("id", Id, primary_key=True),
+    # A digest of the pack, the commit, its environment and the fault itself.
+    Column("lookup", String(64), nullable=False, unique=True),
+    Column("pack", AnyText, nullable=False),
+    Column("commit_id", String(64), nullable=False, index=True),
+    Column("why", String(16), nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("result", JsonText, nullable=False),
+    Column("at", Double, nullable=False),
+    info={"what": "A fault put into a commit's code, and `why` it makes no task."},
 )
 
 # ---------------------------------------------------------------- curated: can be made again

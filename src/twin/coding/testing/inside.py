@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dis
 import importlib
 import json
 import os
@@ -16,13 +17,17 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
+from types import CodeType
 from typing import Any
 
 REPEATED = 200
 """More tests than these are a whole new suite: they run once more, not several times."""
 TEXT = 2_000
 """Characters of a failure that are passed on, from its end."""
+PROPERTIES = 200
+"""Properties of a test (`record_property`) that are passed on."""
 
 
 class Stream:
@@ -30,10 +35,12 @@ class Stream:
 
     def __init__(self, told: dict[str, Any], results: int) -> None:
         self.told = told
+        self.lines = Lines(told["watched"])
         self.results = results
         self.process = os.getpid()
         self.outcome = ""
         self.text = ""
+        self.properties: list[tuple[str, str]] = []
         self.started = 0.0
 
     def say(self, kind: str, **facts: object) -> None:
@@ -62,11 +69,18 @@ class Stream:
         if report.failed:
             self.say("broken", id=report.nodeid, text=text_of(report))
 
+    def tell_lines(self, nodeid: str) -> None:
+        found = self.lines.taken()
+        if found:
+            self.say("lines", id=nodeid, lines=found)
+
     def pytest_collection_finish(self, session: Any) -> None:
+        self.tell_lines("")
         self.say("collected", ids=[item.nodeid for item in session.items])
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.outcome = self.text = ""
+        self.lines.begin()
         self.started = time.perf_counter()
         self.say("start", id=nodeid)
 
@@ -77,6 +91,7 @@ class Stream:
             numpy.random.seed(self.told["seed"])
 
     def pytest_runtest_logreport(self, report: Any) -> None:
+        self.properties = properties_of(report)
         expected = hasattr(report, "wasxfail")
         if report.failed:
             found = "failed" if report.when == "call" else "error"
@@ -94,7 +109,71 @@ class Stream:
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         seconds = time.perf_counter() - self.started
-        self.say("end", id=nodeid, outcome=self.outcome, seconds=seconds, text=self.text)
+        self.tell_lines(nodeid)
+        self.say(
+            "end",
+            id=nodeid,
+            outcome=self.outcome,
+            seconds=seconds,
+            text=self.text,
+            properties=self.properties,
+        )
+
+
+class Lines:
+    """Which lines of a few files run. Every other file costs one look at each call, no more."""
+
+    def __init__(self, paths: list[str]) -> None:
+        here = os.getcwd()
+        self.names = {os.path.join(here, path): path for path in paths}
+        self.seen: dict[str, set[int]] = {path: set() for path in paths}
+
+    def begin(self) -> None:
+        """Again before each test, which may have a tracer of its own."""
+        if self.names:
+            threading.settrace(self.enter)
+            sys.settrace(self.enter)
+
+    def enter(self, frame: Any, event: str, argument: Any) -> Any:
+        path = self.names.get(frame.f_code.co_filename)
+        if path is None:
+            return None
+        seen = self.seen[path]
+
+        def step(frame: Any, event: str, argument: Any) -> Any:
+            if event == "line":
+                seen.add(frame.f_lineno)
+            return step
+
+        return step
+
+    def taken(self) -> dict[str, list[int]]:
+        """What ran since the last time."""
+        found = {path: sorted(seen) for path, seen in self.seen.items() if seen}
+        for seen in self.seen.values():
+            seen.clear()  # the same sets: generators that go on later hold them
+        return found
+
+    def executable(self) -> dict[str, list[int]]:
+        """The lines of each file that can run at all; none of a file that does not compile."""
+        found: dict[str, list[int]] = {}
+        for full, path in self.names.items():
+            try:
+                with open(full, "rb") as file:
+                    code = compile(file.read(), full, "exec", dont_inherit=True)
+            except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+                found[path] = []
+            else:
+                found[path] = sorted(lines_of(code))
+        return found
+
+
+def lines_of(code: CodeType) -> set[int]:
+    lines = {line for _, line in dis.findlinestarts(code) if line}
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            lines |= lines_of(inner)
+    return lines
 
 
 def another(item: Any) -> Any:
@@ -103,6 +182,15 @@ def another(item: Any) -> Any:
     if hasattr(made, "_initrequest"):
         made._initrequest()
     return made
+
+
+def properties_of(report: Any) -> list[tuple[str, str]]:
+    """As far as they are what pytest documents: a test can put anything there."""
+    found: list[tuple[str, str]] = []
+    with contextlib.suppress(Exception):
+        for name, value in list(getattr(report, "user_properties", ()))[:PROPERTIES]:
+            found.append((str(name)[:TEXT], str(value)[:TEXT]))
+    return found
 
 
 def text_of(report: Any) -> str:
@@ -116,6 +204,9 @@ def run_pass(told: dict[str, Any], results: int) -> int:
     # After whatever else would put them in another order.
     pytest.hookimpl(trylast=True)(Stream.pytest_collection_modifyitems)
     pytest.hookimpl(tryfirst=True)(Stream.pytest_runtest_setup)
+    if told["watched"]:
+        stream.say("executable", lines=stream.lines.executable())
+    stream.lines.begin()
     code = int(pytest.main(told["arguments"], plugins=[stream]))
     stream.say("done", code=code)
     sys.stdout.flush()

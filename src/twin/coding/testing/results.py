@@ -24,6 +24,8 @@ class TestResult:
     seconds: float
     text: str = ""
     """The end of a failure."""
+    properties: tuple[tuple[str, str], ...] = ()
+    """What the test recorded of itself (pytest's `record_property`)."""
 
     @property
     def passes(self) -> bool:
@@ -53,6 +55,8 @@ class Selection:
     num_repeats: int = 0
     """How often the tests run once more at the end, but for those of `settled`."""
     settled: frozenset[str] = frozenset()
+    watched: tuple[str, ...] = ()
+    """Files of which is told what lines ran."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,3 +98,8 @@ class TestRun:
     peak_bytes: int
     output: str
     """The end of what the last of them printed."""
+    lines: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Test -> watched file -> the lines that ran, as bits: line n is `1 << n`. Under the empty name
+    what ran before the first test, by imports. In one number a thousand tests fit into memory."""
+    executable: Mapping[str, int] = field(default_factory=dict)
+    """Watched file -> the lines that can run at all, likewise."""

@@ -5,7 +5,7 @@ sandbox, and the culprit is tried once more alone. Does not compare runs (`obser
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,8 @@ SEED: Final = 0
 LEAVE_S: Final = 5.0
 """For pytest to end, once its last test has."""
 MAX_TESTS: Final = 200_000
+MAX_LINE: Final = 200_000
+"""No file of a person is longer; what a test makes up must not fill the memory."""
 KEPT_OUTPUT: Final = 4_000
 
 
@@ -52,6 +54,8 @@ class _Event(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     text: str = ""
     code: int = 0
+    lines: dict[str, list[int]] = {}
+    properties: list[tuple[str, str]] = []
 
 
 _OUTCOMES: Final = frozenset({"passed", "failed", "error", "skipped", "xfailed", "xpassed"})
@@ -66,6 +70,8 @@ class _Pass:
         self.broken: dict[str, str] = {}
         self.unsteady: set[str] = set()
         self.collected: list[str] = []
+        self.lines: dict[str, dict[str, int]] = {}
+        self.executable: dict[str, int] = {}
         self.running = ""
         self.code: int | None = None
         """Pytest's, once it has come to its end."""
@@ -79,7 +85,12 @@ class _Pass:
             self.running = ""
             if event.outcome in _OUTCOMES:
                 outcome: Outcome = event.outcome  # type: ignore[assignment]
-                found = TestResult(outcome=outcome, seconds=event.seconds, text=event.text)
+                found = TestResult(
+                    outcome=outcome,
+                    seconds=event.seconds,
+                    text=event.text,
+                    properties=tuple(event.properties),
+                )
                 earlier = self.results.setdefault(event.id, found)
                 if earlier.kind != found.kind:
                     self.unsteady.add(event.id)
@@ -87,8 +98,22 @@ class _Pass:
             self.broken[event.id] = event.text
         elif event.kind == "collected":
             self.collected = event.ids[:MAX_TESTS]
+        elif event.kind == "lines" and len(self.lines) < MAX_TESTS:
+            ran = self.lines.setdefault(event.id, {})
+            for path, lines in event.lines.items():
+                ran[path] = ran.get(path, 0) | _bits(lines)
+        elif event.kind == "executable":
+            self.executable = {path: _bits(lines) for path, lines in event.lines.items()}
         elif event.kind == "done":
             self.code = event.code
+
+
+def _bits(lines: Iterable[int]) -> int:
+    found = bytearray(MAX_LINE // 8)
+    for line in lines:
+        if 0 < line < MAX_LINE:
+            found[line // 8] |= 1 << line % 8
+    return int.from_bytes(found, "little")
 
 
 class _Follower:
@@ -207,6 +232,7 @@ class _Suite:
             "reverse": selection.reverse,
             "settled": sorted(selection.settled | without),
             "num_repeats": selection.num_repeats,
+            "watched": selection.watched,
             "seed": SEED,
         }
 
@@ -220,6 +246,8 @@ class _Selected:
         self.results: dict[str, TestResult] = {}
         self.broken: dict[str, str] = {}
         self.unsteady: set[str] = set()
+        self.lines: dict[str, dict[str, int]] = {}
+        self.executable: dict[str, int] = {}
         self.ends: list[Ended] = []
 
     def whole(self, begun: _Pass | None) -> TestRun:
@@ -236,6 +264,8 @@ class _Selected:
             cpu_s=sum(ended.cpu_s for ended in self.ends),
             peak_bytes=max(ended.peak_bytes for ended in self.ends),
             output=last.output[-KEPT_OUTPUT:].decode("utf-8", "replace"),
+            lines=self.lines,
+            executable=self.executable,
         )
 
     def _fault(self, begun: _Pass | None) -> str:
@@ -253,6 +283,8 @@ class _Selected:
             self.results |= heard.results
             self.broken |= heard.broken
             self.unsteady |= heard.unsteady
+            self.lines |= heard.lines
+            self.executable |= heard.executable
             if heard.code is not None:
                 return self._of_pytest(heard.code, ended)
             culprit = heard.running
