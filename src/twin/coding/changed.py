@@ -6,6 +6,7 @@ Read from both sides of a diff. Works on contents; reads no repository.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -14,6 +15,8 @@ from twin.coding.languages import language_of
 from twin.coding.parse import parse
 from twin.coding.plan import Action, Plan, Step
 from twin.records import FileChange
+
+Node = TypeVar("Node")
 
 _ACTIONS: Mapping[str, Action] = {"A": "add", "C": "add", "D": "delete", "R": "rename"}
 
@@ -103,15 +106,16 @@ def _without_circles(steps: list[Step]) -> Plan:
     kept: dict[str, set[str]] = {}
     made = []
     for step in steps:
-        needed = tuple(path for path in step.depends_on if not _leads(path, step.path, kept))
+        needed = tuple(path for path in step.depends_on if not leads(path, step.path, kept))
         kept[step.path] = set(needed)
         made.append(msgspec.structs.replace(step, depends_on=needed))
     return Plan(steps=tuple(made))
 
 
-def _leads(start: str, goal: str, edges: Mapping[str, set[str]]) -> bool:
+def leads(start: Node, goal: Node, edges: Mapping[Node, set[Node]]) -> bool:
     """Whether the goal can be reached."""
-    seen, waiting = set(), [start]
+    seen: set[Node] = set()
+    waiting = [start]
     while waiting:
         at = waiting.pop()
         if at == goal:

@@ -1,0 +1,70 @@
+"""A change falls into the parts that hang together, and is proved by the tests that its classes
+name."""
+
+import msgspec
+
+from twin.coding.parts import MetaPlan, Part, meta_plan_of, steps_of, proof_of
+from twin.coding.plan import Plan, Step
+
+
+def plan(*paths: str, **depends_on: str) -> Plan:
+    return Plan(
+        steps=tuple(
+            Step(path=path, depends_on=(depends_on[path],) if path in depends_on else ())
+            for path in paths
+        )
+    )
+
+
+def parts(found: MetaPlan) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+    assert [part.number for part in found.parts] == list(range(1, len(found.parts) + 1))
+    return [(part.paths, part.depends_on) for part in found.parts]
+
+
+def test_files_that_import_one_another_are_one_part() -> None:
+    found = meta_plan_of(plan("a", "b", "c", "d", c="a", d="c"), {"c": ["a"], "d": ["c"]})
+    assert parts(found) == [(("a", "c", "d"), ()), (("b",), ())]
+
+
+def test_a_part_depends_on_another_through_files_that_stay_as_they_are() -> None:
+    imports = {"a": ["x"], "x": ["y"], "y": ["b"], "b": ["z"], "z": ["c"]}
+    assert parts(meta_plan_of(plan("a", "b", "c"), imports)) == [
+        (("c",), ()),
+        (("b",), (1,)),
+        (("a",), (2,)),
+    ]
+
+
+def test_parts_that_reach_each_other_have_an_order_all_the_same() -> None:
+    imports = {"a": ["x"], "x": ["b"], "b": ["y"], "y": ["a"]}
+    assert parts(meta_plan_of(plan("a", "b"), imports)) == [(("b",), ()), (("a",), (1,))]
+
+
+def test_no_steps_are_no_parts() -> None:
+    assert meta_plan_of(Plan(), {}) == MetaPlan()
+
+
+def test_a_part_s_steps_come_in_the_order_in_which_they_are_done() -> None:
+    whole = plan("a", "b", "c", a="b")
+    inside = steps_of(whole, Part(number=1, paths=("a", "b")))
+    assert [step.path for step in inside.steps] == ["b", "a"]
+
+
+def test_the_proof_names_each_test_once_and_by_file() -> None:
+    found = proof_of(
+        {
+            "t/a.py::T::new[1]": "fail_to_pass",
+            "t/a.py::T::new[2]": "fail_to_pass",
+            "t/a.py::T::new[3]": "guard",
+            "t/a.py::old": "pass_to_pass",
+            "t/a.py::kept": "guard",
+            "t/z.py::far": "fail_to_pass",
+        },
+        {"t/a.py": "modify", "t/conftest.py": "add"},
+        {"t/a.py": ["T", "T.new", "old", "helper"]},
+    )
+    assert msgspec.to_builtins(found)["tests"] == (
+        {"path": "t/a.py", "action": "modify", "proves": ("T::new",), "guards": ("kept",), "touches": ("old",)},
+        {"path": "t/conftest.py", "action": "add", "proves": (), "guards": (), "touches": ()},
+        {"path": "t/z.py", "action": "run", "proves": ("far",), "guards": (), "touches": ()},
+    )  # fmt: skip
