@@ -1,9 +1,7 @@
 """A change falls into the parts that hang together, and is proved by the tests that its classes
 name."""
 
-import msgspec
-
-from twin.coding.parts import MetaPlan, Part, meta_plan_of, steps_of, proof_of
+from twin.coding.parts import MetaPlan, Part, meta_plan_of, proof_of, steps_of
 from twin.coding.plan import Plan, Step
 
 
@@ -53,18 +51,22 @@ def test_a_part_s_steps_come_in_the_order_in_which_they_are_done() -> None:
 def test_the_proof_names_each_test_once_and_by_file() -> None:
     found = proof_of(
         {
-            "t/a.py::T::new[1]": "fail_to_pass",
-            "t/a.py::T::new[2]": "fail_to_pass",
-            "t/a.py::T::new[3]": "guard",
-            "t/a.py::old": "pass_to_pass",
-            "t/a.py::kept": "guard",
-            "t/z.py::far": "fail_to_pass",
+            "t/a.py::T::test_new[1]": "fail_to_pass",
+            "t/a.py::T::test_new[2]": "fail_to_pass",
+            "t/a.py::T::test_new[3]": "guard",
+            "t/a.py::test_old": "pass_to_pass",
+            "t/a.py::test_kept": "guard",
+            "t/z.py::test_far": "fail_to_pass",
         },
         {"t/a.py": "modify", "t/conftest.py": "add"},
-        {"t/a.py": ["T", "T.new", "old", "helper"]},
+        {"t/a.py": ["T", "T.test_new", "test_old", "helper"]},
     )
-    assert msgspec.to_builtins(found)["tests"] == (
-        {"path": "t/a.py", "action": "modify", "proves": ("T::new",), "guards": ("kept",), "touches": ("old",)},
-        {"path": "t/conftest.py", "action": "add", "proves": (), "guards": (), "touches": ()},
-        {"path": "t/z.py", "action": "run", "proves": ("far",), "guards": (), "touches": ()},
-    )  # fmt: skip
+    here, beside, far = found.tests
+    assert (here.path, here.action) == ("t/a.py", "modify")
+    assert (here.proves, here.guards, here.touches) == (
+        ("T::test_new",),
+        ("test_kept",),
+        ("test_old",),
+    )
+    assert (beside.path, beside.action, beside.proves) == ("t/conftest.py", "add", ())
+    assert (far.path, far.action, far.proves) == ("t/z.py", "run", ("test_far",))
