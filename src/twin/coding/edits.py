@@ -135,7 +135,7 @@ def read_blocks(text: str) -> tuple[Block, ...]:
     if len(text) > MAX_ANSWER:
         raise BadEdits(f"The edits are longer than {MAX_ANSWER:,} characters. Change less at once.")
     lines = iter(text.split("\n"))
-    found = []
+    found: list[Block] = []
     for line in lines:
         begins = _BEGIN.fullmatch(line.rstrip())
         if begins:

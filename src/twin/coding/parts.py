@@ -1,8 +1,8 @@
 """The plans above and below a step-plan: the parts of a change, and the tests that prove it. Data.
 
-A part is what hangs together: files that import one another. Parts depend on one another where the
-way between them leads through files that do not change. Works on plans, paths and classes of tests;
-reads no repository.
+A part is what hangs together: files that import one another. What is no code (documents, settings)
+is one part and comes last. Parts depend on one another where the way between them leads through
+files that do not change. Works on plans, paths and classes of tests; reads no repository.
 """
 
 import graphlib
@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from twin.coding.changed import leads
+from twin.coding.languages import language_of
 from twin.coding.plan import Action, Plan, without
 from twin.records import TestClass
 
@@ -127,17 +128,20 @@ def _is_test(name: str) -> bool:
 
 
 def _groups(plan: Plan) -> list[list[str]]:
-    """Paths that depend on one another, in the plan's order."""
-    group_of: dict[str, list[str]] = {step.path: [step.path] for step in plan.steps}
-    for step in plan.steps:
-        for path in step.depends_on:
+    """Paths that depend on one another, in the plan's order, and at last those that are no code."""
+    code = [step for step in plan.steps if language_of(step.path) is not None]
+    group_of: dict[str, list[str]] = {step.path: [step.path] for step in code}
+    for step in code:
+        for path in group_of.keys() & set(step.depends_on):
             mine, theirs = group_of[step.path], group_of[path]
             if mine is not theirs:
                 mine += theirs
                 group_of.update(dict.fromkeys(theirs, mine))
     position = {step.path: at for at, step in enumerate(plan.steps)}
     groups = {id(group): sorted(group, key=position.__getitem__) for group in group_of.values()}
-    return sorted(groups.values(), key=lambda group: position[group[0]])
+    others = [step.path for step in plan.steps if step.path not in group_of]
+    found = sorted(groups.values(), key=lambda group: position[group[0]])
+    return [*found, others] if others else found
 
 
 def _reached(

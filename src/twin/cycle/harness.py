@@ -188,12 +188,16 @@ def read_commit(repository: GitRepository, commit_id: str) -> Commit:
 
 def sides_of(repository: GitRepository, commit: Commit) -> list[Sides]:
     """Both sides of the files, without its tests, that a commit changed."""
-    changes = [change for change in commit.changes if role_of(change.path) != "test"]
-    blobs = [blob for c in changes for blob in (c.old_blob, c.new_blob) if blob]
+    return [one for one in all_sides_of(repository, commit) if role_of(one.change.path) != "test"]
+
+
+def all_sides_of(repository: GitRepository, commit: Commit) -> list[Sides]:
+    """Both sides of every file that a commit changed."""
+    blobs = [blob for c in commit.changes for blob in (c.old_blob, c.new_blob) if blob]
     contents = dict(repository.blobs(blobs))
     return [
         Sides(change=c, before=contents.get(c.old_blob), after=contents.get(c.new_blob))
-        for c in changes
+        for c in commit.changes
     ]
 
 
