@@ -3,7 +3,6 @@
 Read from both sides of a diff. Works on contents; reads no repository.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -94,11 +93,11 @@ def _own_texts(data: bytes, language: str) -> dict[str, str]:
     """Dotted name -> its own lines. Two definitions of one name (overloads, a property's setter)
     count together."""
     lines = lines_of(data)
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for line, name in sorted(owners(data, language).items()):
-        if line <= len(lines):
-            found[name] = found.get(name, "") + lines[line - 1].strip() + "\n"
-    return {name: re.sub(r"\n+", "\n", text) for name, text in found.items()}
+        if line <= len(lines) and (text := lines[line - 1].strip()):
+            found.setdefault(name, []).append(text)
+    return {name: "\n".join(texts) for name, texts in found.items()}
 
 
 def _without_circles(steps: list[Step]) -> Plan:
