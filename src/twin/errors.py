@@ -9,6 +9,7 @@ TwinError
 │   ├── UnknownCall           a call that the store does not hold
 │   ├── UnknownKey            a virtual key that the store does not hold
 │   ├── BadPlan               a plan that cannot be read or carried out
+│   ├── BadEdits              search/replace blocks that cannot be read, or do not fit their file
 │   ├── PackDamaged           a repository pack that is not as it was written
 │   ├── BadRequest            a request to the gateway that cannot be read
 │   └── Untranslatable        a request that another dialect has no words for
@@ -62,6 +63,10 @@ class UnknownKey(UsageError):
 
 class BadPlan(UsageError, ValueError):
     """A plan is not the JSON that was asked for, or its steps do not fit together."""
+
+
+class BadEdits(UsageError, ValueError):
+    """Search/replace blocks break off, or do not fit the text that they are for."""
 
 
 class PackDamaged(UsageError):

@@ -5,6 +5,7 @@ are
 relative to the repository's root, with `/`, decoded as UTF-8 with `surrogateescape`.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -128,6 +129,63 @@ class Validation:
     def tests(self, wanted: TestClass) -> list[str]:
         """The node ids of one class, in the order they ran."""
         return [test for test, found in self.classes.items() if found == wanted]
+
+
+PairKind = Literal[
+    "scope", "precision", "meta_plan", "step_plan", "test_plan", "edit", "preference"
+]  # fmt: skip
+"""What a training pair teaches. `preference` has two answers, of which one is better."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One message of a chat, in the words that every provider knows."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class PairOrigin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a training pair comes from."""
+
+    repository: str
+    commit_id: str
+    parent_id: str
+    """The commit that everything in the prompt is read from."""
+    commit_time: int
+    source: Literal["commit", "trial", "generated"]
+    """What the answer was taken from."""
+    validity: str
+    """`valid`; `unvalidated` where nobody ran the commit's tests; else why it is not valid."""
+    context_id: str
+    """The artefact with what was retrieved at the parent."""
+    code_version: str
+    """Of the program that made it."""
+    campaign: str = ""
+    """Only where `source` is `trial`."""
+    trial: int | None = None
+
+
+class Pair(msgspec.Struct, frozen=True, kw_only=True):
+    """A question and its answer, to learn from. Written by `curate.pairs`; read by `train`."""
+
+    kind: PairKind
+    stage: Literal["", "plan", "edit"] = ""
+    """Only of a `preference`: what its answers are."""
+    task: str
+    """The task alone, as it stands in the prompt."""
+    prompt: tuple[Message, ...]
+    completion: str
+    rejected: str = ""
+    """The worse answer of a `preference`."""
+    num_tokens: int
+    """Of the prompt and the longer answer; an upper estimate from the number of bytes."""
+    origin: PairOrigin
+
+    @property
+    def content_hash(self) -> str:
+        """Of what is learnt from it, wherever it comes from."""
+        told = [self.kind, self.stage, self.prompt, self.completion, self.rejected]
+        return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

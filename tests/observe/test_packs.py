@@ -20,7 +20,7 @@ from twin.coding.git import GitRepository
 from twin.coding.history import read_history
 from twin.coding.sandbox.cell import Sandbox
 from twin.config import MineConfig
-from twin.cycle.harness import sides_of
+from twin.cycle.harness import all_sides_of
 from twin.errors import EnvironmentFailed, MissingRequirement, PackDamaged, UsageError
 from twin.observe import environments
 from twin.observe.environments import Lock, resolve
@@ -62,9 +62,7 @@ def packing(
     world.grow(*(("Make add add its numbers instead", files) for files in commits))
     with GitRepository.open(world.root) as repository:
         mined = list(mine(read_history(repository), MineConfig()))
-        wanted, counts = qualifying(
-            mined, MineConfig(), partial(sides_of, repository, with_tests=True)
-        )
+        wanted, counts = qualifying(mined, MineConfig(), partial(all_sides_of, repository))
         return pack(repository, wanted, out, sandbox, pythons=pythons, counts=counts)
 
 

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("twin.cli.models", "The versions of each model; promote, roll back, history."),
     "pack": ("twin.cli.pack", "A repository with all that its tests need, in one folder."),
     "packs": ("twin.cli.packs", "The packs in a folder, found by their manifests."),
+    "pairs": ("twin.cli.pairs", "What there is to learn from: build, count, export."),
     "pretrain": ("twin.cli.pretrain", "Trains a small language model of one's own from text."),
     "serve": ("twin.cli.serve", "One endpoint over all models; every call recorded."),
     "runs": ("twin.cli.runs", "What was run on this repository, and how it ended."),

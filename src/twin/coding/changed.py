@@ -3,9 +3,9 @@
 Read from both sides of a diff. Works on contents; reads no repository.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from twin.coding.languages import language_of
 from twin.coding.parse import parse
 from twin.coding.plan import Action, Plan, Step
 from twin.records import FileChange
+
+Node = TypeVar("Node")
 
 _ACTIONS: Mapping[str, Action] = {"A": "add", "C": "add", "D": "delete", "R": "rename"}
 
@@ -91,11 +93,11 @@ def _own_texts(data: bytes, language: str) -> dict[str, str]:
     """Dotted name -> its own lines. Two definitions of one name (overloads, a property's setter)
     count together."""
     lines = lines_of(data)
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for line, name in sorted(owners(data, language).items()):
-        if line <= len(lines):
-            found[name] = found.get(name, "") + lines[line - 1].strip() + "\n"
-    return {name: re.sub(r"\n+", "\n", text) for name, text in found.items()}
+        if line <= len(lines) and (text := lines[line - 1].strip()):
+            found.setdefault(name, []).append(text)
+    return {name: "\n".join(texts) for name, texts in found.items()}
 
 
 def _without_circles(steps: list[Step]) -> Plan:
@@ -103,15 +105,16 @@ def _without_circles(steps: list[Step]) -> Plan:
     kept: dict[str, set[str]] = {}
     made = []
     for step in steps:
-        needed = tuple(path for path in step.depends_on if not _leads(path, step.path, kept))
+        needed = tuple(path for path in step.depends_on if not leads(path, step.path, kept))
         kept[step.path] = set(needed)
         made.append(msgspec.structs.replace(step, depends_on=needed))
     return Plan(steps=tuple(made))
 
 
-def _leads(start: str, goal: str, edges: Mapping[str, set[str]]) -> bool:
+def leads(start: Node, goal: Node, edges: Mapping[Node, set[Node]]) -> bool:
     """Whether the goal can be reached."""
-    seen, waiting = set(), [start]
+    seen: set[Node] = set()
+    waiting = [start]
     while waiting:
         at = waiting.pop()
         if at == goal:

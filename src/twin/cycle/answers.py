@@ -12,13 +12,15 @@ from twin.coding.context import ContextPackage, pack_context
 from twin.coding.features import FEATURES_VERSION
 from twin.coding.git import GitRepository
 from twin.coding.gitprocess import ask
+from twin.coding.history import read_history
 from twin.coding.replay import Progress
 from twin.coding.retrieve import Answer, Locator
 from twin.config import Config
+from twin.curate.tasks import clean_query
 from twin.cycle.past import mine_history, require_sources
 from twin.errors import StoreCorrupt, StoreTooNew, UsageError
 from twin.gate.promote import in_service
-from twin.records import RankedFile, RetrievalDecision
+from twin.records import Commit, RankedFile, RetrievalDecision
 from twin.specialists.relevance import MODEL, RelevanceModel, default_model
 from twin.store.database import Store
 
@@ -140,6 +142,30 @@ def context(
             f"{package.num_tokens}."
         )
     return located, package
+
+
+def context_before(
+    repository: GitRepository, store: Store, config: Config, commit: Commit
+) -> tuple[ContextPackage, list[str]]:
+    """What a user would have been shown at a commit's parent who asked for what its message says:
+    the text, and the files that were found, best first.
+
+    Only earlier commits are read. Raises UsageError for a message without a word.
+    """
+    parent = commit.parent_ids[0]
+    past = list(read_history(repository, revision=parent))
+    locator = Locator.at(repository, repository.tree(parent), store.blobs, past, parent)
+    _, model, _ = model_in_service(store)
+    answer = locator.locate(
+        clean_query(commit.subject, commit.body),
+        model,
+        author=commit.author_email,
+        now=commit.commit_time,
+        explain=False,
+    )
+    paths = [file.path for file in answer.files]
+    budget = config.context.window_tokens - config.context.reserve_tokens
+    return pack_context(answer, locator.texts(paths), budget_tokens=budget), paths
 
 
 def _texts(repository: GitRepository, answer: Answer) -> dict[str, str]:

@@ -20,17 +20,15 @@ import msgspec
 
 from twin.coding.alignment import alignment
 from twin.coding.changed import Sides, plan_of
-from twin.coding.context import ContextPackage, pack_context
-from twin.coding.history import read_history
+from twin.coding.context import ContextPackage
 from twin.coding.plan import Plan
 from twin.coding.replay import Progress
-from twin.coding.retrieve import Locator
 from twin.coding.sandbox.cell import open_sandbox
 from twin.coding.solve import EXECUTORS, PLANNERS, Assignment, Edits, Knowledge
 from twin.coding.testing.trees import Tree
 from twin.config import Config
 from twin.curate.tasks import clean_query
-from twin.cycle.answers import model_in_service
+from twin.cycle.answers import context_before
 from twin.cycle.harness import read_commit, sides_of, validate_pack
 from twin.cycle.workers import Spread
 from twin.errors import BadPlan
@@ -221,30 +219,11 @@ class _Solving:
         return _trial(item, {"validate": {"why": "error", "detail": reason}}, {})
 
     def _retrieve(self, commit: Commit) -> Result:
-        """What a user would have been shown at the parent, asked with the message."""
-        parent = commit.parent_ids[0]
-        past = list(read_history(self._repository, revision=parent))
-        locator = Locator.at(
-            self._repository, self._repository.tree(parent), self._store.blobs, past, parent
-        )
-        _, model, _ = model_in_service(self._store)
-        answer = locator.locate(
-            _query(commit),
-            model,
-            author=commit.author_email,
-            now=commit.commit_time,
-            explain=False,
-        )
-        budget = self._asked.config.context
-        package = pack_context(
-            answer,
-            locator.texts([file.path for file in answer.files]),
-            budget_tokens=budget.window_tokens - budget.reserve_tokens,
-        )
+        package, files = context_before(self._repository, self._store, self._asked.config, commit)
         return {
             "context": self._store.artifacts.put(msgspec.json.encode(package)),
             "num_tokens": package.num_tokens,
-            "files": [file.path for file in answer.files],
+            "files": files,
         }
 
     def _assignment(self, item: _Item, commit: Commit, retrieved: Result) -> Assignment:

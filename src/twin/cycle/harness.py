@@ -79,9 +79,7 @@ def pack_now(
     sandbox = open_sandbox(level)
     interpreters = [find_interpreter(one) for one in pythons]
     mined = mine_history(repository, store, config, progress)
-    commits, counts = qualifying(
-        mined, config.mine, lambda commit: sides_of(repository, commit, with_tests=True)
-    )
+    commits, counts = qualifying(mined, config.mine, partial(all_sides_of, repository))
     if not commits:
         gone = ", ".join(f"{row.removed} {row.rule}" for row in counts if row.removed)
         raise UsageError(
@@ -204,14 +202,18 @@ def read_commit(repository: GitRepository, commit_id: str) -> Commit:
     return commit
 
 
-def sides_of(repository: GitRepository, commit: Commit, *, with_tests: bool = False) -> list[Sides]:
-    """Both sides of the files that a commit changed, its tests only if asked for."""
-    changes = [c for c in commit.changes if with_tests or role_of(c.path) != "test"]
-    blobs = [blob for c in changes for blob in (c.old_blob, c.new_blob) if blob]
+def sides_of(repository: GitRepository, commit: Commit) -> list[Sides]:
+    """Both sides of the files, without its tests, that a commit changed."""
+    return [one for one in all_sides_of(repository, commit) if role_of(one.change.path) != "test"]
+
+
+def all_sides_of(repository: GitRepository, commit: Commit) -> list[Sides]:
+    """Both sides of every file that a commit changed."""
+    blobs = [blob for c in commit.changes for blob in (c.old_blob, c.new_blob) if blob]
     contents = dict(repository.blobs(blobs))
     return [
         Sides(change=c, before=contents.get(c.old_blob), after=contents.get(c.new_blob))
-        for c in changes
+        for c in commit.changes
     ]
 
 

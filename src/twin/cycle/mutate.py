@@ -18,8 +18,9 @@ from twin.coding.sandbox.cell import open_sandbox
 from twin.cycle.harness import read_commit
 from twin.cycle.workers import Spread
 from twin.errors import UsageError
+from twin.observe.manifest import PackedCommit
 from twin.observe.mutants import Mutator, Planted
-from twin.observe.packs import Packed, PackedCommit, open_pack
+from twin.observe.packs import Packed, open_pack
 from twin.records import Mutant, SandboxLevel
 from twin.store.database import Store
 from twin.store.validations import lookup_of

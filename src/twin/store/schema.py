@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from twin.store.columns import AnyText, Id, JsonText
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest migration. Written here too, so that opening a store need not import Alembic."""
 
 metadata = MetaData(
@@ -218,7 +218,7 @@ raw_trial_step = Table(
     Column("lookup", String(64), nullable=False, unique=True),
     Column("campaign", String(64), nullable=False, index=True),
     Column("pack", AnyText, nullable=False),
-    Column("commit_id", String(64), nullable=False),
+    Column("commit_id", String(64), nullable=False, index=True),
     Column("number", Integer, nullable=False),
     Column("step", String(16), nullable=False),
     Column("seconds", Double, nullable=False),
@@ -350,6 +350,49 @@ curated_snapshot = Table(
     Column("at", Double, nullable=False),
     UniqueConstraint("repository", "commit_id"),
     info={"what": "An indexed commit's files: path and blob id, packed."},
+)
+
+curated_pair_commit = Table(
+    "curated_pair_commit",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("repository", AnyText, nullable=False),
+    Column("commit_id", String(64), nullable=False),
+    Column("parent_id", String(64), nullable=False),
+    Column("commit_time", BigInteger, nullable=False),
+    # A digest of all that its pairs depend on; the same again need not be made again.
+    Column("made_from", String(64), nullable=False),
+    Column("left_out", JsonText, nullable=False),
+    Column("at", Double, nullable=False),
+    UniqueConstraint("repository", "commit_id"),
+    info={"what": "A commit of which training pairs were made, and why others were not."},
+)
+
+curated_pair = Table(
+    "curated_pair",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("made_id", ForeignKey(curated_pair_commit.c.id), nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("stage", String(8), nullable=False),
+    Column("content_hash", String(64), nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("campaign", String(64), nullable=False),
+    Column("trial", Integer),
+    Column("validity", String(16), nullable=False),
+    Column("context_id", String(64), nullable=False),
+    Column("code_version", AnyText, nullable=False),
+    Column("num_tokens", BigInteger, nullable=False),
+    Column("task", AnyText, nullable=False),
+    Column("prompt", JsonText, nullable=False),
+    Column("completion", AnyText, nullable=False),
+    Column("rejected", AnyText, nullable=False),
+    # What near-duplicates are found by.
+    Column("signature", LargeBinary, nullable=False),
+    Column("dropped_by", String(16)),
+    UniqueConstraint("made_id", "ordinal"),
+    info={"what": "A training pair; `dropped_by` says of which kind of duplicate it is one."},
 )
 
 # ---------------------------------------------------------------- session: one task's memory

@@ -4,6 +4,7 @@ Raw: only appended, and the first answer to a question stays. Knows no step's me
 """
 
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select
@@ -13,6 +14,16 @@ from twin.store.schema import raw_trial_step as table
 from twin.store.validations import lookup_of
 
 Result = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedSteps:
+    """What is known of one trial."""
+
+    campaign: str
+    number: int
+    steps: dict[str, Result] = field(default_factory=dict)
+    """By the step's name."""
 
 
 class TrialLog:
@@ -30,6 +41,21 @@ class TrialLog:
         )
         with self._database.reading() as connection:
             return {row.step: dict(row.result) for row in connection.execute(query)}
+
+    def of_commit(self, pack: str, commit_id: str) -> list[FinishedSteps]:
+        """Every trial at one commit, of whichever campaign, in the order in which they began."""
+        query = (
+            select(table.c.campaign, table.c.number, table.c.step, table.c.result)
+            .where(table.c.pack == pack, table.c.commit_id == commit_id)
+            .order_by(table.c.id)
+        )
+        found: dict[tuple[str, int], FinishedSteps] = {}
+        with self._database.reading() as connection:
+            for row in connection.execute(query):
+                trial = FinishedSteps(campaign=row.campaign, number=row.number)
+                key = row.campaign, row.number
+                found.setdefault(key, trial).steps[row.step] = dict(row.result)
+        return list(found.values())
 
     def add(
         self,
