@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,13 +31,6 @@ MORE = {
     "calc/__init__.py": "def add(a, b): return a + b + 0\n",
     "tests/test_calc.py": SECOND["tests/test_calc.py"] + "def test_more(): assert 1\n",
 }
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    (tmp_path / "here").mkdir()
-    with open_store(tmp_path / "here") as store:
-        yield store
 
 
 @pytest.fixture

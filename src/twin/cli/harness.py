@@ -8,6 +8,7 @@ import click
 
 from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door
+from twin.cli.harness_report import command as report
 
 if TYPE_CHECKING:
     from twin.observe.validate import Breadth
@@ -28,8 +29,11 @@ def command() -> None:
       twin pack ~/src/project
       twin harness validate project.pack --json
       twin harness run project.pack --planner gold
+      twin harness report --html report.html
     """
 
+
+command.add_command(report)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -195,7 +195,7 @@ class _Solving:
         commit = read_commit(self._repository, item.proof.commit_id)
         done = self._store.trials.finished(self._asked.campaign, item.proof.commit_id, item.number)
         work: dict[str, Callable[[], Result]] = {
-            "retrieve": lambda: self._retrieve(commit),
+            "retrieve": lambda: self._retrieve(item, commit),
             "plan": lambda: self._plan(item, commit, done["retrieve"]),
             "execute": lambda: self._execute(item, commit, done),
             "validate": lambda: self._validate(item, commit, done["execute"]),
@@ -220,8 +220,9 @@ class _Solving:
     def failure(self, item: _Item, reason: str) -> Trial:
         return _trial(item, {"validate": {"why": "error", "detail": reason}}, {})
 
-    def _retrieve(self, commit: Commit) -> Result:
-        """What a user would have been shown at the parent, asked with the message."""
+    def _retrieve(self, item: _Item, commit: Commit) -> Result:
+        """What a user would have been shown at the parent, asked with the message; and, as the
+        first step of a trial, who tries."""
         parent = commit.parent_ids[0]
         past = list(read_history(self._repository, revision=parent))
         locator = Locator.at(
@@ -245,6 +246,9 @@ class _Solving:
             "context": self._store.artifacts.put(msgspec.json.encode(package)),
             "num_tokens": package.num_tokens,
             "files": [file.path for file in answer.files],
+            "planner": self._asked.planner,
+            "executor": self._asked.executor,
+            "temperature": item.temperature,
         }
 
     def _assignment(self, item: _Item, commit: Commit, retrieved: Result) -> Assignment:

@@ -20,6 +20,7 @@ from twin.store.decisions import DecisionLog
 from twin.store.engine import Database, database_url
 from twin.store.history import HistoryTable
 from twin.store.keys import KeyRing
+from twin.store.outcomes import Outcomes
 from twin.store.registry import Registry
 from twin.store.runs import RunLog, forget_stages
 from twin.store.sessions import Sessions
@@ -47,6 +48,7 @@ class Store:
         self.decisions = DecisionLog(database)
         self.history = HistoryTable(database)
         self.keys = KeyRing(database)
+        self.outcomes = Outcomes(database)
         self.registry = Registry(database)
         self.runs = RunLog(database)
         self.sessions = Sessions(database)
