@@ -49,13 +49,17 @@ class RepositoryOutcome:
     folder: str
     """Of its pack; empty where that is not at hand, and then only `found` is known."""
     num_packed: int
-    """Commits in the pack: those that qualify."""
     num_unresolved: int
     """Commits whose needs could not be met."""
     attrition: tuple[AttritionRow, ...]
     """Empty where the pack's format did not count it yet."""
     environments: tuple[PackedEnvironment, ...]
     found: Yield
+
+    @property
+    def num_qualifying(self) -> int:
+        """Commits that could have been packed; where that was counted."""
+        return self.attrition[-1].remaining + self.attrition[-1].removed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

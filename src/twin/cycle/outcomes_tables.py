@@ -46,8 +46,8 @@ def _repositories(found: Outcomes) -> Table:
     }
     return Table(
         title="Repositories",
-        columns=("repository", "history", "qualify", "answered", "valid", "yield", "median s",
-                 "p90 s", "s a run", "commits an hour"),
+        columns=("repository", "history", "qualify", "packed", "answered", "valid", "yield",
+                 "median s", "p90 s", "s a run", "commits an hour"),
         rows=tuple(rows),
         note=" ".join(f"{', '.join(names)}: {note}." for note, names in notes.items() if names),
     )  # fmt: skip
@@ -57,6 +57,7 @@ def _row(name: str, one: RepositoryOutcome | None, found: Yield) -> tuple[object
     return (
         name,
         one.attrition[0].remaining if one and one.attrition else None,
+        one.num_qualifying if one and one.attrition else None,
         one.num_packed if one and one.folder else None,
         found.num_commits,
         found.num_valid,

@@ -162,25 +162,38 @@ def make(lock: Lock, packages: Path, place: Path, python: Path) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place, prefix=".making-") as made:
         draft = Path(made, "environment")
-        file = Path(made, "lock.txt")
-        file.write_text(lock.text)
-        uv = uv_program()
-        for command in (
-            [uv, "venv", "--quiet", "--offline", "--no-config", "--relocatable",
-             "--python", str(python), str(draft)],
-            [uv, "pip", "install", "--quiet", "--offline", "--no-config", "--no-index", "--no-deps",
-             "--find-links", str(packages), "--require-hashes", "--compile-bytecode",
-             "--python", str(draft / "bin" / "python"), "--requirement", str(file)],
-        ):  # fmt: skip
-            done = _run(command)
-            if done.returncode != 0:
-                raise EnvironmentFailed(_reason(done.stderr))
+        install(lock, packages, draft, python)
         try:
             os.rename(draft, home)
         except OSError:
             if not inside.exists():  # else another process was faster
                 raise
     return inside
+
+
+def install(
+    lock: Lock, packages: Path, folder: Path, python: Path, *, is_shared: bool = True
+) -> None:
+    """A lock's wheels in a new virtual environment, which may be moved.
+
+    Files that are shared are links to uv's own copies: nobody may change them. Raises
+    EnvironmentFailed.
+    """
+    uv = uv_program()
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place, "lock.txt")
+        file.write_text(lock.text)
+        for command in (
+            [uv, "venv", "--quiet", "--offline", "--no-config", "--relocatable",
+             "--python", str(python), str(folder)],
+            [uv, "pip", "install", "--quiet", "--offline", "--no-config", "--no-index", "--no-deps",
+             "--find-links", str(packages), "--require-hashes", "--compile-bytecode",
+             *([] if is_shared else ["--link-mode", "copy"]),
+             "--python", str(folder / "bin" / "python"), "--requirement", str(file)],
+        ):  # fmt: skip
+            done = _run(command)
+            if done.returncode != 0:
+                raise EnvironmentFailed(_reason(done.stderr))
 
 
 def own_python() -> Path:

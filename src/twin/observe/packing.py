@@ -9,7 +9,6 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,6 @@ from typing import Final
 import msgspec
 
 from twin.coding.git import GitRepository
-from twin.coding.gitprocess import surroundings
 from twin.coding.sandbox.cell import Sandbox
 from twin.coding.sandbox.limits import Limits
 from twin.coding.testing.options import FILES, own_options
@@ -27,7 +25,7 @@ from twin.coding.testing.results import Selection
 from twin.coding.testing.run import run_tests
 from twin.coding.testing.trees import Tree
 from twin.config import MineConfig
-from twin.errors import EnvironmentFailed, RepositoryError, UsageError
+from twin.errors import EnvironmentFailed, UsageError
 from twin.observe import environments
 from twin.observe.building import BuildFailed, Built, build
 from twin.observe.environments import Lock
@@ -44,7 +42,7 @@ from twin.observe.manifest import (
     sealed,
 )
 from twin.observe.mine import AttritionRow, attrition
-from twin.observe.packs import PRETENDED, Packed
+from twin.observe.packs import PRETENDED, Packed, clone
 from twin.observe.requirements import Needs, is_wanted, needs
 from twin.records import Commit, MinedCommit
 
@@ -130,7 +128,7 @@ class _Packing:
     ) -> Manifest:
         for folder in ("packages", "locks", "built"):
             (self.draft / folder).mkdir(parents=True)
-        _clone(self.repository.root, self.draft / "repo")
+        clone(self.repository.root, self.draft / "repo", "--bare")
         by_lock = self._resolved(commits, tell)
         keys: dict[str, str] = {}
         for done, (lock, wanted, ones) in enumerate(by_lock):
@@ -307,30 +305,6 @@ def _packed(one: MinedCommit, key: str) -> PackedCommit:
         num_source_files=one.num_source_files,
         num_test_files=one.num_test_files,
     )
-
-
-def _clone(root: Path, place: Path) -> None:
-    """A bare clone that shares nothing with the original."""
-    done = subprocess.run(
-        [
-            "git",
-            "clone",
-            "--quiet",
-            "--bare",
-            "--no-hardlinks",
-            "--template=",
-            str(root),
-            str(place),
-        ],
-        env=surroundings() | {"GIT_ALLOW_PROTOCOL": "file"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RepositoryError(
-            f"git cannot clone {root}: {done.stderr.strip()}. `git -C {root} fsck` says more."
-        )
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
