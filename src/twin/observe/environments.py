@@ -6,6 +6,7 @@ are taken: building a dependency would run its code outside the sandbox. Does no
 """
 
 import datetime
+import errno
 import hashlib
 import importlib.util
 import os
@@ -40,6 +41,7 @@ before needed did not run on it, so its packages are taken as of this day."""
 NO_UV: Final = "uv makes the environments. Install with: pip install 'cognitive-twin[harness]'"
 RESOLVE_S: Final = 300
 SAID: Final = 2_000
+NO_SPACE: Final = os.strerror(errno.ENOSPC)
 FRAME: Final = " \u00d7\u2570\u2500\u25b6\u2502\u256d"
 """What uv draws around its sentences."""
 
@@ -212,11 +214,15 @@ def version_of(python: Path) -> tuple[int, int]:
 
 def _run(command: list[str], given: str = "") -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
+        done = subprocess.run(
             command, input=given, capture_output=True, text=True, timeout=RESOLVE_S, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise EnvironmentFailed(f"{Path(command[0]).name} took over {RESOLVE_S} s") from error
+    if done.returncode != 0 and NO_SPACE in done.stderr:
+        # Of this machine, not of the project: nothing may be kept that says otherwise.
+        raise OSError(errno.ENOSPC, NO_SPACE)
+    return done
 
 
 def _reason(said: str) -> str:

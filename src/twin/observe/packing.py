@@ -6,6 +6,7 @@ and after (`validate`).
 """
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -101,7 +102,12 @@ def pack(
     try:
         packing = _Packing(repository, draft, sandbox, pythons or [own_interpreter()])
         manifest = packing.make(commits, counts, tell or (lambda what, done, total: None))
-        os.rename(draft, out)
+        try:
+            os.rename(draft, out)
+        except OSError as error:
+            if out.is_dir():  # somebody else was faster
+                raise UsageError(f"{out} is there already. Look at it.") from error
+            raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return manifest
@@ -248,8 +254,19 @@ class _Packing:
             built = Built(beside={}, within={})
             facts = msgspec.structs.replace(facts, built=str(error))
         folder = self.draft / "built" / lock.key
-        _write(folder / "beside", built.beside)
-        _write(folder / "within", built.within)
+        try:
+            _write(folder / "beside", built.beside)
+            _write(folder / "within", built.within)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # Names are the project's: too long, or both a file and a folder.
+            shutil.rmtree(folder)
+            _write(folder / "beside", {})
+            _write(folder / "within", {})
+            facts = msgspec.structs.replace(
+                facts, built=f"what it builds cannot be kept: {error.strerror}"
+            )
         packed = Packed(folder=self.draft, manifest=None, place=place, pythons=pythons)
         (run,) = run_tests(
             self.sandbox,

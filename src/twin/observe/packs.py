@@ -9,6 +9,7 @@
 Owns the use of one: `open_pack` refuses what was damaged or edited. `packing` makes them.
 """
 
+import errno
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from twin.coding.gitprocess import surroundings
 from twin.coding.testing.results import TestEnvironment
 from twin.errors import PackDamaged, RepositoryError, UsageError
 from twin.observe import environments
-from twin.observe.environments import Lock
+from twin.observe.environments import NO_SPACE, Lock
 from twin.observe.interpreters import find_interpreter
 from twin.observe.manifest import MANIFEST, Manifest, digests, machine, read_manifest
 
@@ -112,6 +113,8 @@ def clone(root: Path, place: Path, *options: str) -> None:
         check=False,
     )  # fmt: skip
     if done.returncode != 0:
+        if NO_SPACE in done.stderr:
+            raise OSError(errno.ENOSPC, NO_SPACE, str(place))
         raise RepositoryError(
             f"git cannot clone {root}: {done.stderr.strip()}. `git -C {root} fsck` says more."
         )
