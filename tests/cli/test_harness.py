@@ -48,6 +48,19 @@ def test_a_repository_is_packed_found_and_validated(
     assert told(capsys)["num_solved"] == 1
     assert run(["harness", "run", "world.pack", "--planner", "null", "--workers", "1"]) == 0
     assert "0 of 1 solved" in capsys.readouterr().out
+    assert run(["harness", "report", "--json"]) == 0
+    found = told(capsys)
+    assert (found["pooled"]["num_valid"], found["repositories"][0]["num_packed"]) == (1, 1)
+    assert found["repositories"][0]["environments"][0]["num_passing"] == 2
+    assert [one["planner"] for one in found["campaigns"]] == ["gold", "null"]
+    Path("world.pack/manifest.json").write_text("{}")
+    assert run(["harness", "report", "--html", "report.html"]) == 0
+    shown = capsys.readouterr().out
+    assert "world: its pack is not at hand" in shown
+    assert "Left out:" in shown
+    assert Path("report.html").read_text().startswith("<!doctype html>")
+    assert run(["harness", "report", "world.pack"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.slow

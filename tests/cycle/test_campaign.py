@@ -1,7 +1,7 @@
 """Tasks from proved commits: gold solves all, null none, and every finished step is kept."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from twin.cycle import campaign
 from twin.cycle.campaign import STEPS, Campaign, run_campaign
 from twin.cycle.harness import pack_now
 from twin.errors import UsageError
-from twin.store.database import Store, open_store
+from twin.store.database import Store
 
 pytestmark = pytest.mark.usefixtures("no_index")
 
@@ -24,13 +24,6 @@ TWICE = {
     "tests/test_calc.py": SECOND["tests/test_calc.py"]
     + "\ndef test_twice():\n    from calc import twice\n    assert twice(2) == 4\n",
 }
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    (tmp_path / "here").mkdir()
-    with open_store(tmp_path / "here") as store:
-        yield store
 
 
 @pytest.fixture

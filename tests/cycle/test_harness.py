@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.coding.conftest import World
 from tests.observe.small_project import FIRST, SECOND
@@ -20,7 +21,7 @@ from twin.config import Config
 from twin.cycle import harness
 from twin.cycle.harness import Validated, pack_now, validate_pack
 from twin.errors import UsageError
-from twin.observe.manifest import Manifest
+from twin.observe.manifest import MANIFEST, Manifest, digests, sealed
 from twin.records import Validation
 from twin.store.database import Store, open_store
 
@@ -31,13 +32,6 @@ MORE = {
     "calc/__init__.py": "def add(a, b): return a + b + 0\n",
     "tests/test_calc.py": SECOND["tests/test_calc.py"] + "def test_more(): assert 1\n",
 }
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    (tmp_path / "here").mkdir()
-    with open_store(tmp_path / "here") as store:
-        yield store
 
 
 @pytest.fixture
@@ -106,6 +100,49 @@ def test_a_commit_without_an_environment_is_an_answer(
     assert found.why == "no_environment"
     assert "only 1 of 2 tests pass" in found.detail
     assert found.num_runs == 0
+
+
+def test_a_commit_that_needs_a_newer_python_says_which(
+    packed: Callable[..., Manifest], validate: Callable[..., Validated]
+) -> None:
+    newer = FIRST["pyproject.toml"].replace("[project]", "[project]\nrequires-python = '>=3.99'")
+    packed(FIRST, {**SECOND, "pyproject.toml": newer})
+    (found,) = validate().validations
+    assert found.why == "no_environment"
+    assert "it needs Python >=3.99" in found.detail
+    assert "twin pack --python" in found.detail
+
+
+def test_a_commit_whose_wheels_are_for_another_platform_is_an_answer(
+    packed: Callable[..., Manifest], validate: Callable[..., Validated], tmp_path: Path
+) -> None:
+    """A pack from a machine of the same kind with a newer C library, say."""
+    made = packed(FIRST, SECOND)
+    folder = tmp_path / "world.pack"
+    (wheel,) = (folder / "packages").glob("pluggy-*")
+    wheel.rename(wheel.with_name(wheel.name.replace("none-any", "none-manylinux_2_99_x86_64")))
+    files = {str(path): digest for path, digest in digests(folder)}
+    (folder / MANIFEST).write_bytes(sealed(msgspec.structs.replace(made, files=files)))
+    (found,) = validate().validations
+    assert found.why == "no_environment"
+    assert "pluggy" in found.detail
+
+
+def test_a_disk_that_fills_up_ends_a_campaign_and_no_answer_is_made_up(
+    packed: Callable[..., Manifest],
+    validate: Callable[..., Validated],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packed(FIRST, SECOND)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("twin.observe.environments.install", full)
+        with pytest.raises(OSError, match="No space"):
+            validate()
+    assert verdicts(validate()) == ["valid"]
 
 
 @pytest.mark.slow

@@ -1,69 +1,32 @@
 """A pack holds all that its tests need; made from local wheels, so no test asks the network."""
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
-import shutil
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 from tests.coding.conftest import World
-from tests.conftest import no_network
+from tests.observe.conftest import packing
 from tests.observe.small_project import FIRST, PYPROJECT, SECOND, TESTS
 
-from twin.coding.git import GitRepository
-from twin.coding.history import read_history
 from twin.coding.sandbox.cell import Sandbox
-from twin.config import MineConfig
-from twin.cycle.harness import all_sides_of
 from twin.errors import EnvironmentFailed, MissingRequirement, PackDamaged, UsageError
 from twin.observe import environments
+from twin.observe.building import BuildFailed, Built
 from twin.observe.environments import Lock, resolve
 from twin.observe.interpreters import Interpreter, find_interpreter, own_interpreter
 from twin.observe.manifest import MANIFEST, Manifest, read_manifest, sealed
-from twin.observe.mine import mine
-from twin.observe.packing import pack
 from twin.observe.packs import find_packs, open_pack
-from twin.observe.provable import qualifying
 from twin.observe.requirements import Needs
 
 pytestmark = pytest.mark.usefixtures("no_index")
 Pack = Callable[..., Manifest]
-
-
-@pytest.fixture(scope="module")
-def original(sandbox: Sandbox, wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pack that many tests copy."""
-    root = tmp_path_factory.mktemp("original")
-    with pytest.MonkeyPatch.context() as patched:
-        no_network(patched, wheels)
-        packing(World(root / "world"), sandbox, root / "world.pack", FIRST, SECOND)
-    return root / "world.pack"
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    """A pack of one commit."""
-    return Path(shutil.copytree(original, tmp_path / "world.pack", symlinks=True))
-
-
-def packing(
-    world: World,
-    sandbox: Sandbox,
-    out: Path,
-    *commits: dict[str, str | None],
-    pythons: tuple[Interpreter, ...] = (),
-) -> Manifest:
-    world.grow(*(("Make add add its numbers instead", files) for files in commits))
-    with GitRepository.open(world.root) as repository:
-        mined = list(mine(read_history(repository), MineConfig()))
-        wanted, counts = qualifying(mined, MineConfig(), partial(all_sides_of, repository))
-        return pack(repository, wanted, out, sandbox, pythons=pythons, counts=counts)
 
 
 @pytest.fixture
@@ -294,6 +257,98 @@ def test_a_pack_is_there_whole_or_not_at_all(
     with pytest.raises(KeyboardInterrupt):
         packed(FIRST, SECOND)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["world"]
+
+
+@pytest.mark.parametrize("program", ["uv", "pip"])
+def test_a_full_disk_is_no_fault_of_the_environment(
+    packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    """What uv or pip say of it must not be kept as what the project's needs came to."""
+    python = own_interpreter()
+    full = tmp_path / "full"
+    full.write_text("#!/bin/sh\necho 'error: No space left on device (os error 28)' >&2; exit 2\n")
+    full.chmod(0o755)
+    if program == "uv":
+        monkeypatch.setattr(environments, "uv_program", lambda: str(full))
+    else:
+        monkeypatch.setattr("sys.executable", str(full))
+    with pytest.raises(OSError, match="No space left") as caught:
+        packed(FIRST, SECOND, pythons=(python,))
+    assert caught.value.errno == errno.ENOSPC
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "world"]
+
+
+def test_of_two_packs_at_once_one_wins_and_the_other_says_so(
+    packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faster(*_: object) -> None:
+        (tmp_path / "world.pack").mkdir()
+        (tmp_path / "world.pack" / "theirs").touch()
+        raise BuildFailed("it is late")
+
+    monkeypatch.setattr("twin.observe.packing.build", faster)
+    with pytest.raises(UsageError, match="is there already"):
+        packed(FIRST, SECOND)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["world", "world.pack"]
+
+
+@pytest.mark.parametrize(
+    ("built", "said"),
+    [
+        ({"x" * 300: b""}, "File name too long"),
+        ({"a": b"", "a/b": b""}, "cannot be kept"),
+    ],
+)
+def test_a_build_with_names_that_no_disk_takes_is_left_out(
+    packed: Pack, monkeypatch: pytest.MonkeyPatch, built: dict[str, bytes], said: str
+) -> None:
+    monkeypatch.setattr(
+        "twin.observe.packing.build", lambda *_: Built(beside=built, within={"calc/_x.py": b""})
+    )
+    made = packed(FIRST, {**SECOND, "tests/test_calc.py": "def test_a(): pass"})
+    assert said in made.environments[0].built
+    assert made.environments[0].fault == ""
+    assert [path for path in made.files if path.startswith("built/")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("suite", "said"),
+    [
+        ("while True: print('x' * 100_000)", "printed more than"),
+        ("import os; os._exit(3)", "ended with code 3"),
+        ("import time; time.sleep(99)", "ran longer than"),
+        ("import socket; socket.create_connection(('192.0.2.1', 80), 1)", "no test ran"),
+        ("import shutil; shutil.rmtree('.'); import nowhere", "no test ran"),
+    ],
+    ids=["prints", "exits", "hangs", "network", "deletes"],
+)
+def test_a_rude_suite_is_a_fault_of_its_environment(
+    packed: Pack, monkeypatch: pytest.MonkeyPatch, suite: str, said: str
+) -> None:
+    monkeypatch.setattr("twin.observe.packing.SUITE_S", 10)
+    made = packed(FIRST, {**SECOND, "tests/test_calc.py": suite})
+    assert said in made.environments[0].fault
+
+
+@pytest.mark.slow
+def test_a_wheel_that_unpacks_to_more_than_memory_holds_is_not_unpacked(packed: Pack) -> None:
+    bomb = """
+import os, zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(os.path.join(folder, "c.whl"), "w", zipfile.ZIP_DEFLATED) as wheel:
+        for number in range(5):
+            wheel.writestr(f"calc/data{number}.txt", bytes(60 << 20))
+    return "c.whl"
+"""
+    made = packed({**FIRST, "backend.py": bomb}, SECOND)
+    assert "314,572,800 bytes" in made.environments[0].built
+
+
+def test_a_link_in_a_pack_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "built" / "link").symlink_to("/etc/hostname")
+    with pytest.raises(PackDamaged, match="is a link"):
+        open_pack(folder, tmp_path / "environments")
 
 
 def test_what_is_there_is_not_overwritten(packed: Pack, tmp_path: Path) -> None:

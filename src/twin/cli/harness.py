@@ -7,6 +7,7 @@ import click
 
 from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door
+from twin.cli.harness_report import command as report
 from twin.cli.pack_options import campaign_options
 from twin.cli.supplement import mutate, supplement
 
@@ -29,9 +30,11 @@ def command() -> None:
       twin pack ~/src/project
       twin harness validate project.pack --json
       twin harness run project.pack --planner gold
+      twin harness report --html report.html
     """
 
 
+command.add_command(report)
 command.add_command(supplement)
 command.add_command(mutate)
 

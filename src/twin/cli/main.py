@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pretrain": ("twin.cli.pretrain", "Trains a small language model of one's own from text."),
     "serve": ("twin.cli.serve", "One endpoint over all models; every call recorded."),
     "runs": ("twin.cli.runs", "What was run on this repository, and how it ended."),
+    "unpack": ("twin.cli.unpack", "A work tree with a ready environment, from a pack."),
     "train": ("twin.cli.train", "Learns from recorded calls which model a request needs."),
 }
 """Name -> (module, short help). The module holds a click command in the attribute `command`."""

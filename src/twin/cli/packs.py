@@ -1,11 +1,15 @@
 """`twin packs`: the packs in a folder, found by their manifests."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from twin.cli import show
 from twin.cli.door import json_option
+
+if TYPE_CHECKING:
+    from twin.observe.manifest import Manifest
 
 
 @click.command(name="packs")
@@ -23,37 +27,32 @@ def command(folder: Path, as_json: bool) -> None:
     Example:
       twin packs /media/usb
     """
-    from twin.observe.manifest import Manifest
     from twin.observe.packs import find_packs
 
-    found = list(find_packs(folder))
     facts = [
-        {
-            "folder": str(path),
-            "name": told.name if isinstance(told, Manifest) else None,
-            "commits": len(told.commits) if isinstance(told, Manifest) else None,
-            "environments": len(told.environments) if isinstance(told, Manifest) else None,
-            "python": told.python if isinstance(told, Manifest) else None,
-            "made_at": told.made_at if isinstance(told, Manifest) else None,
-            "fault": "" if isinstance(told, Manifest) else told,
-        }
-        for path, told in found
+        {"folder": str(path), **(_fault(told) if isinstance(told, str) else _facts(told))}
+        for path, told in find_packs(folder)
     ]
     if as_json:
         show.as_json({"packs": facts})
         return
-    rows = [
-        (
-            one["folder"],
-            one["name"],
-            one["commits"],
-            one["environments"],
-            one["python"],
-            show.when(told.made_at if isinstance(told, Manifest) else None),
-            one["fault"],
-        )
-        for one, (_, told) in zip(facts, found, strict=True)
-    ]
+    rows = [tuple((one | {"made_at": show.when(one["made_at"])}).values()) for one in facts]
     note = "" if rows else "None here. `twin pack` makes one."
     columns = ("folder", "repository", "commits", "environments", "Python", "made (UTC)", "")
     show.table("Packs", columns, rows, note=note)
+
+
+def _facts(told: "Manifest") -> dict[str, Any]:
+    return {
+        "name": told.name,
+        "commits": len(told.commits),
+        "environments": len(told.environments),
+        "python": ", ".join(told.pythons),
+        "made_at": told.made_at,
+        "fault": "",
+    }
+
+
+def _fault(reason: str) -> dict[str, Any]:
+    unknown = dict.fromkeys(("name", "commits", "environments", "python", "made_at"))
+    return {**unknown, "fault": reason}

@@ -193,7 +193,7 @@ class _Solving:
         commit = read_commit(self._repository, item.proof.commit_id)
         done = self._store.trials.finished(self._asked.campaign, item.proof.commit_id, item.number)
         work: dict[str, Callable[[], Result]] = {
-            "retrieve": lambda: self._retrieve(commit),
+            "retrieve": lambda: self._retrieve(item, commit),
             "plan": lambda: self._plan(item, commit, done["retrieve"]),
             "execute": lambda: self._execute(item, commit, done),
             "validate": lambda: self._validate(item, commit, done["execute"]),
@@ -218,12 +218,16 @@ class _Solving:
     def failure(self, item: _Item, reason: str) -> Trial:
         return _trial(item, {"validate": {"why": "error", "detail": reason}}, {})
 
-    def _retrieve(self, commit: Commit) -> Result:
+    def _retrieve(self, item: _Item, commit: Commit) -> Result:
+        """What a user would have been shown; and, as the first step of a trial, who tries."""
         package, files = context_before(self._repository, self._store, self._asked.config, commit)
         return {
             "context": self._store.artifacts.put(msgspec.json.encode(package)),
             "num_tokens": package.num_tokens,
             "files": files,
+            "planner": self._asked.planner,
+            "executor": self._asked.executor,
+            "temperature": item.temperature,
         }
 
     def _assignment(self, item: _Item, commit: Commit, retrieved: Result) -> Assignment:

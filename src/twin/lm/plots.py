@@ -35,6 +35,7 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 9,
 }
 _WIDTH, _HEIGHT = 4.9, 3.1  # inches; near a phone's width, so that text keeps its size there
+_MAX_NAME = 26
 
 
 def lines(
@@ -57,7 +58,7 @@ def lines(
             axes.axhspan(*band, color="#12733c", alpha=0.08, linewidth=0)
         for colour, (name, points) in zip(_cycled(len(drawn)), drawn.items(), strict=True):
             marker = "o" if len(points) < 20 else ""
-            axes.plot(*zip(*points, strict=True), color=colour, label=name, marker=marker,
+            axes.plot(*zip(*points, strict=True), color=colour, label=_short(name), marker=marker,
                       markersize=4, linewidth=1.8)  # fmt: skip
         axes.set(xlabel=x, ylabel=y)
         if log_x:
@@ -85,11 +86,35 @@ def bars(
         ):
             shift = (place - (len(series) - 1) / 2) * width
             axes.bar([i + shift for i in range(len(groups))], values, width, color=colour,
-                     label=name)  # fmt: skip
+                     label=_short(name))  # fmt: skip
         axes.set_xticks(range(len(groups)), list(groups))
         axes.set(ylabel=y)
         axes.grid(visible=False, axis="x")
         _plain(axes.legend())
+        return svg(figure, title)
+
+
+def stacked(
+    title: str, rows: Sequence[str], series: Mapping[str, Sequence[float]], *, x: str
+) -> str:
+    """Bars from the left, one per row, their parts end to end; empty where all is nothing."""
+    series = {name: values for name, values in series.items() if any(values)}
+    if not series:
+        return ""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(0.9 + 0.28 * len(rows) + (0.5 if len(series) > 1 else 0))
+        begin = [0.0] * len(rows)
+        for colour, (name, values) in zip(_cycled(len(series)), series.items(), strict=True):
+            axes.barh(range(len(rows)), values, 0.7, left=begin, color=colour, label=_short(name))
+            begin = [left + value for left, value in zip(begin, values, strict=True)]
+        axes.set_yticks(range(len(rows)), [_short(row) for row in rows])
+        for label in axes.get_yticklabels():
+            label.set_parse_math(False)  # a `$` in a name is no formula
+        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=x)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        if len(series) > 1:
+            _plain(figure.legend(loc="outside lower center", ncols=3))
         return svg(figure, title)
 
 
@@ -187,6 +212,12 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 def _plain(legend: Any) -> None:
     for text in legend.get_texts():
         text.set_parse_math(False)
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the plot, without what XML cannot hold."""
+    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    return name if len(name) <= _MAX_NAME else "\N{HORIZONTAL ELLIPSIS}" + name[1 - _MAX_NAME :]
 
 
 def _cycled(count: int) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from twin.lm.verdict import Grade, Verdict, worst
@@ -125,7 +125,7 @@ def render_html(report: Report) -> str:
     gates: dict[str, list[Verdict]] = {}
     for verdict in report.verdicts:
         gates.setdefault(verdict.gate, []).append(verdict)
-    page = _environment().get_template("report.html.j2")
+    page = environment().get_template("report.html.j2")
     return page.render(report=report, gates=list(gates.items()), meanings=MEANINGS)
 
 
@@ -145,9 +145,11 @@ def write_whole(path: Path, data: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _environment() -> Environment:
+def environment(*packages: str) -> Environment:
+    """What fills pages in; pages of other `packages` may extend the report's."""
+    loaders = [PackageLoader(package, ".") for package in (*packages, "twin.lm")]
     environment = Environment(
-        loader=PackageLoader("twin.lm", "."),
+        loader=ChoiceLoader(loaders),
         autoescape=True,
         finalize=_printable,
         undefined=StrictUndefined,

@@ -36,6 +36,8 @@ out = int(os.environ['TWIN_RESULTS'])
 while data: data = data[os.write(out, data):]
 """
 MAX_FILES: Final = 5_000
+MAX_BYTES: Final = 256 << 20
+"""Of all files together, unpacked: a small wheel can hold any amount of nothing."""
 
 
 class BuildFailed(Exception):
@@ -89,8 +91,11 @@ def build(sandbox: Sandbox, tree: Tree, needs: Needs, python: Path, version: str
     )
     try:
         whole = zipfile.ZipFile(io.BytesIO(base64.b64decode(heard.wheel, validate=True)))
-        if not ended.is_ok or len(whole.namelist()) > MAX_FILES:
+        if not ended.is_ok:
             raise BuildFailed(_why(ended.detail, ended.output))
+        size = sum(entry.file_size for entry in whole.infolist())
+        if len(whole.namelist()) > MAX_FILES or size > MAX_BYTES:
+            raise BuildFailed(f"its wheel has {len(whole.namelist()):,} files of {size:,} bytes")
         return _beyond(whole, tree.names)
     except (binascii.Error, zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise BuildFailed(_why(ended.detail, ended.output)) from error

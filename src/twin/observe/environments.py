@@ -6,6 +6,7 @@ are taken: building a dependency would run its code outside the sandbox. Does no
 """
 
 import datetime
+import errno
 import hashlib
 import importlib.util
 import os
@@ -40,6 +41,7 @@ before needed did not run on it, so its packages are taken as of this day."""
 NO_UV: Final = "uv makes the environments. Install with: pip install 'cognitive-twin[harness]'"
 RESOLVE_S: Final = 300
 SAID: Final = 2_000
+NO_SPACE: Final = os.strerror(errno.ENOSPC)
 FRAME: Final = " \u00d7\u2570\u2500\u25b6\u2502\u256d"
 """What uv draws around its sentences."""
 
@@ -162,25 +164,38 @@ def make(lock: Lock, packages: Path, place: Path, python: Path) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place, prefix=".making-") as made:
         draft = Path(made, "environment")
-        file = Path(made, "lock.txt")
-        file.write_text(lock.text)
-        uv = uv_program()
-        for command in (
-            [uv, "venv", "--quiet", "--offline", "--no-config", "--relocatable",
-             "--python", str(python), str(draft)],
-            [uv, "pip", "install", "--quiet", "--offline", "--no-config", "--no-index", "--no-deps",
-             "--find-links", str(packages), "--require-hashes", "--compile-bytecode",
-             "--python", str(draft / "bin" / "python"), "--requirement", str(file)],
-        ):  # fmt: skip
-            done = _run(command)
-            if done.returncode != 0:
-                raise EnvironmentFailed(_reason(done.stderr))
+        install(lock, packages, draft, python)
         try:
             os.rename(draft, home)
         except OSError:
             if not inside.exists():  # else another process was faster
                 raise
     return inside
+
+
+def install(
+    lock: Lock, packages: Path, folder: Path, python: Path, *, is_shared: bool = True
+) -> None:
+    """A lock's wheels in a new virtual environment, which may be moved.
+
+    Files that are shared are links to uv's own copies: nobody may change them. Raises
+    EnvironmentFailed.
+    """
+    uv = uv_program()
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place, "lock.txt")
+        file.write_text(lock.text)
+        for command in (
+            [uv, "venv", "--quiet", "--offline", "--no-config", "--relocatable",
+             "--python", str(python), str(folder)],
+            [uv, "pip", "install", "--quiet", "--offline", "--no-config", "--no-index", "--no-deps",
+             "--find-links", str(packages), "--require-hashes", "--compile-bytecode",
+             *([] if is_shared else ["--link-mode", "copy"]),
+             "--python", str(folder / "bin" / "python"), "--requirement", str(file)],
+        ):  # fmt: skip
+            done = _run(command)
+            if done.returncode != 0:
+                raise EnvironmentFailed(_reason(done.stderr))
 
 
 def own_python() -> Path:
@@ -199,11 +214,15 @@ def version_of(python: Path) -> tuple[int, int]:
 
 def _run(command: list[str], given: str = "") -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
+        done = subprocess.run(
             command, input=given, capture_output=True, text=True, timeout=RESOLVE_S, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise EnvironmentFailed(f"{Path(command[0]).name} took over {RESOLVE_S} s") from error
+    if done.returncode != 0 and NO_SPACE in done.stderr:
+        # Of this machine, not of the project: nothing may be kept that says otherwise.
+        raise OSError(errno.ENOSPC, NO_SPACE)
+    return done
 
 
 def _reason(said: str) -> str:

@@ -135,8 +135,11 @@ def machine() -> str:
 
 
 def digests(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Every file of a pack but the manifest, by its path in the pack, with its SHA-256."""
+    """Every file of a pack but the manifest, by its path in the pack, with its SHA-256. Raises
+    PackDamaged for a link, which could lead out."""
     for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise PackDamaged(f"{path} is a link, which no pack has. Copy the pack again.")
         if path.is_file() and path.relative_to(folder) != Path(MANIFEST):
             with open(path, "rb") as file:
                 yield path.relative_to(folder), hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,10 +6,10 @@ and after (`validate`).
 """
 
 import contextlib
+import errno
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,14 +19,13 @@ from typing import Final
 import msgspec
 
 from twin.coding.git import GitRepository
-from twin.coding.gitprocess import surroundings
 from twin.coding.sandbox.cell import Sandbox
 from twin.coding.sandbox.limits import Limits
 from twin.coding.testing.options import FILES, own_options
 from twin.coding.testing.results import Selection
 from twin.coding.testing.run import run_tests
 from twin.coding.testing.trees import Tree
-from twin.errors import EnvironmentFailed, RepositoryError, UsageError
+from twin.errors import EnvironmentFailed, UsageError
 from twin.observe import environments
 from twin.observe.building import BuildFailed, Built, build
 from twin.observe.environments import Lock
@@ -43,7 +42,7 @@ from twin.observe.manifest import (
     sealed,
 )
 from twin.observe.mine import AttritionRow
-from twin.observe.packs import PRETENDED, Packed
+from twin.observe.packs import PRETENDED, Packed, clone
 from twin.observe.requirements import Needs, is_wanted, needs
 from twin.records import Commit, MinedCommit
 
@@ -75,7 +74,12 @@ def pack(
     try:
         packing = _Packing(repository, draft, sandbox, pythons or [own_interpreter()])
         manifest = packing.make(commits, counts, tell or (lambda what, done, total: None))
-        os.rename(draft, out)
+        try:
+            os.rename(draft, out)
+        except OSError as error:
+            if out.is_dir():  # somebody else was faster
+                raise UsageError(f"{out} is there already. Look at it.") from error
+            raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return manifest
@@ -102,7 +106,7 @@ class _Packing:
     ) -> Manifest:
         for folder in ("packages", "locks", "built"):
             (self.draft / folder).mkdir(parents=True)
-        _clone(self.repository.root, self.draft / "repo")
+        clone(self.repository.root, self.draft / "repo", "--bare")
         by_lock = self._resolved(commits, tell)
         keys: dict[str, str] = {}
         for done, (lock, wanted, ones) in enumerate(by_lock):
@@ -222,8 +226,19 @@ class _Packing:
             built = Built(beside={}, within={})
             facts = msgspec.structs.replace(facts, built=str(error))
         folder = self.draft / "built" / lock.key
-        _write(folder / "beside", built.beside)
-        _write(folder / "within", built.within)
+        try:
+            _write(folder / "beside", built.beside)
+            _write(folder / "within", built.within)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # Names are the project's: too long, or both a file and a folder.
+            shutil.rmtree(folder)
+            _write(folder / "beside", {})
+            _write(folder / "within", {})
+            facts = msgspec.structs.replace(
+                facts, built=f"what it builds cannot be kept: {error.strerror}"
+            )
         packed = Packed(folder=self.draft, manifest=None, place=place, pythons=pythons)
         (run,) = run_tests(
             self.sandbox,
@@ -279,30 +294,6 @@ def _packed(one: MinedCommit, key: str) -> PackedCommit:
         num_source_files=one.num_source_files,
         num_test_files=one.num_test_files,
     )
-
-
-def _clone(root: Path, place: Path) -> None:
-    """A bare clone that shares nothing with the original."""
-    done = subprocess.run(
-        [
-            "git",
-            "clone",
-            "--quiet",
-            "--bare",
-            "--no-hardlinks",
-            "--template=",
-            str(root),
-            str(place),
-        ],
-        env=surroundings() | {"GIT_ALLOW_PROTOCOL": "file"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RepositoryError(
-            f"git cannot clone {root}: {done.stderr.strip()}. `git -C {root} fsck` says more."
-        )
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

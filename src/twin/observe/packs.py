@@ -9,16 +9,19 @@
 Owns the use of one: `open_pack` refuses what was damaged or edited. `packing` makes them.
 """
 
+import errno
+import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from twin.coding.git import GitRepository
+from twin.coding.gitprocess import surroundings
 from twin.coding.testing.results import TestEnvironment
-from twin.errors import PackDamaged, UsageError
+from twin.errors import PackDamaged, RepositoryError, UsageError
 from twin.observe import environments
-from twin.observe.environments import Lock
+from twin.observe.environments import NO_SPACE, Lock
 from twin.observe.interpreters import find_interpreter
 from twin.observe.manifest import MANIFEST, Manifest, digests, machine, read_manifest
 
@@ -96,6 +99,25 @@ def open_pack(folder: Path, place: Path, *, check: bool = True) -> Packed:
     return Packed(
         folder=folder.absolute(), manifest=manifest, place=place.absolute(), pythons=pythons
     )
+
+
+def clone(root: Path, place: Path, *options: str) -> None:
+    """A clone that shares nothing with the original and has no hook of anybody's. Raises
+    RepositoryError."""
+    done = subprocess.run(
+        ["git", "clone", "--quiet", "--no-hardlinks", "--template=", *options, "--",
+         str(root), str(place)],
+        env=surroundings() | {"GIT_ALLOW_PROTOCOL": "file"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        if NO_SPACE in done.stderr:
+            raise OSError(errno.ENOSPC, NO_SPACE, str(place))
+        raise RepositoryError(
+            f"git cannot clone {root}: {done.stderr.strip()}. `git -C {root} fsck` says more."
+        )
 
 
 def find_packs(folder: Path) -> Iterator[tuple[Path, Manifest | str]]:

@@ -20,6 +20,7 @@ from twin.store.decisions import DecisionLog
 from twin.store.engine import Database, database_url
 from twin.store.history import HistoryTable
 from twin.store.keys import KeyRing
+from twin.store.outcomes import Outcomes
 from twin.store.pairs import PairTable
 from twin.store.registry import Registry
 from twin.store.runs import RunLog, forget_stages
@@ -50,6 +51,7 @@ class Store:
         self.history = HistoryTable(database)
         self.keys = KeyRing(database)
         self.mutants = mutant_log(database)
+        self.outcomes = Outcomes(database)
         self.pairs = PairTable(database)
         self.registry = Registry(database)
         self.runs = RunLog(database)
