@@ -3,6 +3,7 @@ workers."""
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.observe.small_project import FIRST, SECOND, TESTS
 
 from twin.coding.git import GitRepository
 from twin.config import Config, ModelConfig
+from twin.cycle.campaign import run_campaign
 from twin.cycle.harness import pack_now
 from twin.cycle.mutate import MutatedPack, mutate_pack
 from twin.cycle.supplement import SupplementedPack, supplement_pack
@@ -71,6 +73,12 @@ def test_a_commit_that_only_guards_is_won_once_and_kept_with_its_test(
     again = supplement(pack, store, tmp_path)
     assert again.num_known == 2
     assert again.supplements == found.supplements
+    solved = partial(run_campaign, pack, store, Config(), planner="gold")
+    campaign = solved(executor="gold", supplemented=True)
+    assert (campaign.num_valid, campaign.num_won, campaign.num_solved) == (1, 1, 2)
+    assert solved(executor="gold").num_won == 0
+    campaign = solved(executor="null", supplemented=True)
+    assert [trial.num_failed for trial in campaign.trials] == [1, 1]
 
 
 def test_a_model_that_is_not_configured_is_said_before_anything_runs(

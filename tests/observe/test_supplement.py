@@ -115,6 +115,20 @@ def test_a_guard_is_promoted_by_the_value_that_its_weak_assertion_looks_at(
 
 
 @pytest.mark.slow
+def test_a_test_that_proves_the_commit_as_it_is_wins_nothing_by_being_stricter(
+    world: World, supplement: Supplement
+) -> None:
+    """In the same file stands a guard; nothing of the changed function but one line was run."""
+    proof = GUARD + "class TestB:\n    def test_b(self): assert shorten('abcdef') == 'abc'\n"
+    missed = NEW + "def missed():\n    return 1\n"
+    shortened(world, **{"calc.py": missed, "tests/test_calc.py": proof})
+    found = supplement("guards")
+    assert found.record.natural == ""
+    assert {one.why for one in found.record.proposals} == {"passes_before"}
+    assert not any(b"test_b" in content for content in found.contents.values())
+
+
+@pytest.mark.slow
 def test_a_guard_is_promoted_where_only_the_parent_warns(
     world: World, supplement: Supplement
 ) -> None:

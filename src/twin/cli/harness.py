@@ -133,6 +133,11 @@ def validate(
     show_default=True,
     help="Trials of each commit, at temperatures from 0 to 1.",
 )
+@click.option(
+    "--supplemented",
+    is_flag=True,
+    help="Also commits that only tests of `twin harness supplement` prove.",
+)
 @json_option
 @pass_door
 def run(
@@ -146,6 +151,7 @@ def run(
     executor: str,
     script: Path | None,
     temperatures: int,
+    supplemented: bool,
     as_json: bool,
 ) -> None:
     """Solves the valid commits of a pack from their messages and grades the result by their tests.
@@ -174,6 +180,7 @@ def run(
             workers=workers or default_workers(),
             newest=newest,
             breadth=breadth,
+            supplemented=supplemented,
             level=level,
             progress=tell,
         )
@@ -198,5 +205,5 @@ def run(
     fit = "" if found.mean_alignment is None else f"; mean alignment {found.mean_alignment:.2f}"
     show.say(
         f"{found.num_solved} of {len(found.trials)} solved, of {found.num_valid} valid commits "
-        f"among {found.num_commits}{fit}."
+        f"among {found.num_commits}, and {found.num_won} valid by generated tests{fit}."
     )

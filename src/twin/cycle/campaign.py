@@ -29,7 +29,7 @@ from twin.coding.testing.trees import Tree
 from twin.config import Config
 from twin.curate.tasks import clean_query
 from twin.cycle.answers import context_before
-from twin.cycle.harness import read_commit, sides_of, validate_pack
+from twin.cycle.harness import Validated, read_commit, sides_of, validate_pack
 from twin.cycle.workers import Spread
 from twin.errors import BadPlan
 from twin.observe.packs import open_pack
@@ -74,6 +74,8 @@ class Campaign:
     num_commits: int
     """Commits of the pack that were looked at; trials are of the valid ones."""
     num_valid: int
+    num_won: int
+    """Valid only by generated tests."""
     num_solved: int
     why: dict[str, int]
     mean_alignment: float | None
@@ -119,11 +121,13 @@ def run_campaign(
     workers: int = 1,
     newest: int | None = None,
     breadth: Breadth = "targeted",
+    supplemented: bool = False,
     level: SandboxLevel | None = None,
     progress: Progress | None = None,
 ) -> Campaign:
     """Solves the valid commits of a pack; commits not validated yet are validated first.
 
+    `supplemented`: also those that only generated tests prove, as far as they were looked for.
     Raises KeyError for an unknown planner or executor, UsageError for a script that cannot be read.
     """
     started = time.monotonic()
@@ -135,8 +139,15 @@ def run_campaign(
         folder, store, place, workers=workers, newest=newest, breadth=breadth, level=level,
         progress=progress,
     )  # fmt: skip
+    proofs = [proof for proof in found.validations if proof.is_valid]
+    if supplemented:
+        proofs += _won(found, store)
     told = script.read_text(errors="replace") if script else ""
-    campaign = lookup_of(VERSION, found.pack, planner, executor, told, breadth, *temperatures)[:32]
+    # Another proof is another question: what was graded by the one says nothing of the other.
+    tests = sorted(digest for proof in proofs for digest in proof.generated.values())
+    campaign = lookup_of(
+        VERSION, found.pack, planner, executor, told, breadth, *temperatures, *tests
+    )[:32]
     asked = _Asked(
         campaign=campaign,
         folder=folder,
@@ -151,8 +162,7 @@ def run_campaign(
     )
     items = [
         _Item(proof, number, temperature)
-        for proof in found.validations
-        if proof.is_valid
+        for proof in proofs
         for number, temperature in enumerate(temperatures)
     ]
     trials: dict[tuple[str, int], Trial] = {}
@@ -168,11 +178,24 @@ def run_campaign(
         executor=executor,
         num_commits=found.num_commits,
         num_valid=found.num_valid,
+        num_won=sum(bool(proof.generated) for proof in proofs),
         num_solved=sum(trial.is_solved for trial in everything),
         why=dict(Counter(trial.why for trial in everything if trial.why).most_common()),
         mean_alignment=statistics.fmean(t.alignment for t in everything) if everything else None,
         seconds=time.monotonic() - started,
         trials=everything,
+    )
+
+
+def _won(found: Validated, store: Store) -> list[Validation]:
+    """Proofs by generated tests of commits that have none of their own; the newest of each."""
+    wanted = {one.commit_id: one.environment for one in found.validations if not one.is_valid}
+    return list(
+        {
+            one.commit_id: one.proof
+            for one in store.supplements.of_pack(found.pack)
+            if one.proof and wanted.get(one.commit_id) == one.environment
+        }.values()
     )
 
 
@@ -273,7 +296,10 @@ class _Solving:
             self._packed.environment(item.proof.environment),
             breadth=self._asked.breadth,
         )
-        failed = validator.grade(commit, item.proof, code)
+        added = {
+            path: self._store.artifacts.get(digest) for path, digest in item.proof.generated.items()
+        }
+        failed = validator.grade(commit, item.proof, code, added)
         return {"why": "tests_fail" if failed else "", "failed": failed}
 
     def _truth(self, task_id: str) -> Sequence[Sides]:

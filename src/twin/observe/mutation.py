@@ -157,6 +157,8 @@ def _arithmetic(node: ast.AST, text: _Text) -> Iterator[Edit]:
     if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
         if _is_text(node.left) or _is_text(node.right):
             return  # a wrong type is found by whoever runs it once
+        if isinstance(node.op, ast.Mod) and not _is_number(node.right):
+            return  # formats a text, for all that can be seen
         pattern, new = ARITHMETIC[type(node.op)]
         place = text.token(pattern, text.end(node.left), text.start(node.right))
         if place:
@@ -282,6 +284,10 @@ def _is_text(node: ast.expr) -> bool:
         return _is_text(node.left) or _is_text(node.right)
     texts = isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
     return texts or isinstance(node, ast.JoinedStr)
+
+
+def _is_number(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, int)
 
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

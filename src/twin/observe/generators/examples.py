@@ -83,9 +83,9 @@ def examples_of(side: Sides, case: Case, *, after: bool) -> Iterator[Example]:
     path = side.change.path
     if path.endswith(".py"):
         for docstring in _docstrings(text):
-            yield from _blocks(docstring, case.module(path) or "")
+            yield from blocks_of(docstring, case.module(path) or "")
     elif role_of(path) == "doc":
-        yield from _blocks(text, "")
+        yield from blocks_of(text, "")
 
 
 def _docstrings(text: str) -> Iterator[str]:
@@ -96,7 +96,8 @@ def _docstrings(text: str) -> Iterator[str]:
             yield found
 
 
-def _blocks(text: str, module: str) -> Iterator[Example]:
+def blocks_of(text: str, module: str) -> Iterator[Example]:
+    """The examples of one text, each with those before it."""
     try:
         pieces: Sequence[str | doctest.Example] = doctest.DocTestParser().parse(text)
     except ValueError:

@@ -116,10 +116,10 @@ def _like(value: object) -> "SearchStrategy[Any]":
     """Others of the same type."""
     from hypothesis import strategies
 
-    return _PLAIN().get(type(value).__name__, strategies.just(value))
+    return _plain().get(type(value).__name__, strategies.just(value))
 
 
-def _PLAIN() -> "dict[str, SearchStrategy[Any]]":
+def _plain() -> "dict[str, SearchStrategy[Any]]":
     from hypothesis import strategies
 
     text = strategies.text(
@@ -142,11 +142,11 @@ def _PLAIN() -> "dict[str, SearchStrategy[Any]]":
 def _anything() -> "SearchStrategy[Any]":
     from hypothesis import strategies
 
-    plain = strategies.one_of(*_PLAIN().values())
+    plain = strategies.one_of(*_plain().values())
     return strategies.one_of(
         plain,
         strategies.lists(plain, max_size=4),
-        strategies.dictionaries(_PLAIN()["str"], plain, max_size=3),
+        strategies.dictionaries(_plain()["str"], plain, max_size=3),
     )
 
 
@@ -171,24 +171,30 @@ def _annotated(node: ast.expr) -> "SearchStrategy[Any]":
     inner = list(_arguments(node))
     name = _called(node.value if isinstance(node, ast.Subscript) else node)
     if name in ("Optional", "Union"):
-        more = [strategies.none()] if name == "Optional" else []
-        return strategies.one_of(*map(_annotated, inner), *more)
+        allowed = [_annotated(one) for one in inner] or [_anything()]
+        return strategies.one_of(*allowed, *([strategies.none()] if name == "Optional" else []))
     if name == "Literal":
-        values = [n.value for n in inner if isinstance(n, ast.Constant)]
+        values = [n.value for n in inner if isinstance(n, ast.Constant) and n.value is not ...]
         return strategies.sampled_from(values) if values else _anything()
     parts = [_annotated(one) for one in inner]
     if name in _LISTS:
         return strategies.lists(parts[0] if parts else _anything(), max_size=5)
     if name in _DICTS:
-        key, value = parts if len(parts) == 2 else (_PLAIN()["str"], _anything())
-        return strategies.dictionaries(key, value, max_size=4)
+        value = parts[1] if len(parts) == 2 else _anything()
+        return strategies.dictionaries(_hashable(inner), value, max_size=4)
     if name in ("tuple", "Tuple") and parts:
         if isinstance(inner[-1], ast.Constant) and inner[-1].value is ...:
             return strategies.lists(parts[0], max_size=4).map(tuple)
         return strategies.tuples(*parts)
     if name in _SETS:
-        return strategies.sets(parts[0] if parts else _PLAIN()["int"], max_size=4)
-    return _PLAIN().get(name or "", _anything())
+        return strategies.sets(_hashable(inner), max_size=4)
+    return _plain().get(name or "", _anything())
+
+
+def _hashable(inner: Sequence[ast.expr]) -> "SearchStrategy[Any]":
+    """Members of a set, keys of a dictionary: plain ones, whatever the annotation says."""
+    plain = _plain()
+    return plain.get((_called(inner[0]) if inner else None) or "str", plain["str"])
 
 
 def _arguments(node: ast.expr) -> Iterator[ast.expr]:
