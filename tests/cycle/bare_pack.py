@@ -16,9 +16,11 @@ FIRST = {
     "tests/test_core.py": "def test_sub(): pass\n",
 }
 SECOND = {
-    "calc/core.py": FIRST["calc/core.py"].replace("a - b", "a + b  # SECRET_OF_IT", 1),
+    "calc/core.py": FIRST["calc/core.py"].replace("a - b", "a + b  # SECRET_OF_IT", 1)
+    + "\n\ndef secret(): pass\n",
     "calc/secret.py": "def helper(): pass\n",
     "tests/test_core.py": "def test_add(): pass\n",
+    "tests/test_hidden.py": "def test_hidden(): pass\n",
 }
 THIRD = {
     "calc/more.py": FIRST["calc/more.py"].replace("add(a, a)", "2 * a  # FUTURE"),

@@ -113,10 +113,11 @@ def test_nothing_later_than_the_parent_stands_in_a_question(
     leaked = context_at(store, commits[2], "FUTURE leaked")
     trial(store, "a", commits[1], leaked, ["add"], "")
     trial(store, "b", commits[1], leaked, [], "tests_fail")
+    validated(store, commits[1], commits[0])
     build(tmp_path, store)
     out = tmp_path / "out.jsonl"
-    for kind in ("scope", "precision", "meta_plan", "step_plan", "edit"):
-        export_pairs(store, out, kind, before=None)  # type: ignore[arg-type]
+    for kind in ("scope", "precision", "meta_plan", "step_plan", "test_plan", "edit"):
+        export_pairs(store, out, kind)  # type: ignore[arg-type]
         rows = [json.loads(line) for line in out.read_text().splitlines()]
         of_first = [row for row in rows if row["metadata"]["commit_id"] == commits[1]]
         assert of_first
@@ -125,6 +126,7 @@ def test_nothing_later_than_the_parent_stands_in_a_question(
             assert "FUTURE" not in shown
             assert "future" not in shown
             assert "SECRET_OF_IT" not in shown
+            assert "hidden" not in shown
             if kind in ("scope", "precision", "meta_plan"):
                 assert "secret" not in shown
     reasons = pair_summary(store).left_out["ada/calc"]
