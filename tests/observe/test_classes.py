@@ -1,9 +1,11 @@
 """The class of a test follows from what it did on the three sides."""
 
+from dataclasses import replace
+
 import pytest
 
 from twin.coding.testing.results import Outcome, TestResult, TestRun
-from twin.observe.classes import Sides, classify
+from twin.observe.classes import Sides, classify, only_reached
 from twin.records import TestClass
 
 
@@ -105,3 +107,33 @@ def test_two_ways_of_failing_are_one_kind() -> None:
         after=[run(t="passed"), run(t="passed")],
     )
     assert classify(sides) == {"t": "fail_to_pass"}
+
+
+def before(outcome: Outcome, text: str = "") -> TestRun:
+    test = "a.py::t"
+    return replace(NONE, results={test: TestResult(outcome=outcome, seconds=0.1, text=text)})
+
+
+@pytest.mark.parametrize(
+    ("run_before", "expected"),
+    [
+        (before("failed", "E   assert 1 == 2"), "fail_to_pass"),
+        (before("failed", "AttributeError: 'int' object has no attribute 'x'"), "fail_to_pass"),
+        (before("failed", "AttributeError: module 'a' has no attribute 'x'"), "unreached"),
+        (before("failed", "ImportError: cannot import name 'x' from 'a'"), "unreached"),
+        (before("error", "fixture 'x' not found"), "unreached"),
+        (before("failed", "NameError: name 'x' is not defined"), "unreached"),
+        (before("crashed"), "unreached"),
+        (before("timeout"), "unreached"),
+        (NONE, "unreached"),
+    ],
+)
+def test_a_generated_test_must_have_found_more_than_a_missing_name(
+    run_before: TestRun, expected: TestClass
+) -> None:
+    classes: dict[str, TestClass] = {"a.py::t": "fail_to_pass", "b.py::t": "fail_to_pass"}
+    found = only_reached(classes, run_before, {"a.py"})
+    assert found == {"a.py::t": expected, "b.py::t": "fail_to_pass"}
+    if run_before.results and "Error" in run_before.results["a.py::t"].text:
+        same = only_reached(classes, run_before, {"a.py"}, names_differ=False)
+        assert same == classes

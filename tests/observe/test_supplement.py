@@ -67,6 +67,7 @@ def shortened(world: World, **more: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_examples_of_a_changed_docstring_prove_a_commit_that_its_own_test_only_guards(
     world: World, supplement: Supplement
 ) -> None:
