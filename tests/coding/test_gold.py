@@ -82,3 +82,12 @@ def test_of_a_new_file_the_planned_definitions_are_written() -> None:
 def test_text_that_is_no_utf_8_comes_through() -> None:
     files = [side("x.py", b"# \xe9\ndef f(): pass\n", b"# \xe9\ndef f(): return b'\xff'\n")]
     assert carried_out(plan_of(files), files) == {"x.py": files[0].after}
+
+
+def test_a_bracket_that_the_diff_takes_from_a_neighbour_is_not_lost() -> None:
+    rest = b")\n\nB = 2\n\nC = 3\n\nD = 4\n"
+    before = b"A = (\n    1\n" + rest
+    after = b"A = (\n    1\n)\n\nN = (\n    2\n" + rest
+    files = [side("x.py", before, after)]
+    assert plan_of(files).steps[0].symbols == ("N",)
+    assert carried_out(plan_of(files), files) == {"x.py": after}

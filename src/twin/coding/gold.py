@@ -8,7 +8,7 @@ the plan deserves. Works on contents; knows neither models nor tests.
 import difflib
 from collections.abc import Iterator, Sequence
 
-from twin.coding.changed import Sides, lines_of, owners
+from twin.coding.changed import Sides, changed_symbols, lines_of, owners
 from twin.coding.languages import language_of
 from twin.coding.plan import Plan
 
@@ -43,6 +43,9 @@ def _content(path: str, before: bytes, after: bytes, wanted: frozenset[str]) -> 
         return after
     old, new = lines_of(before), lines_of(after)
     old_owners, new_owners = owners(before, language), owners(after, language)
+    # A diff may take an equal line from a neighbour (a closing bracket): who is as before does
+    # not count.
+    changed = frozenset(changed_symbols(path, before, after))
     made: list[str] = []
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     for tag, a, b, c, d in matcher.get_opcodes():
@@ -50,13 +53,14 @@ def _content(path: str, before: bytes, after: bytes, wanted: frozenset[str]) -> 
             made += old[a:b]
             continue
         # One block may touch several definitions: each takes its own lines along.
-        touched = {*_named(old_owners, a, b), *_named(new_owners, c, d)}
+        touched = {*_named(old_owners, a, b), *_named(new_owners, c, d)} & changed
         if touched and not touched & wanted:
             made += old[a:b]
         elif touched <= wanted or tag != "insert":
             made += new[c:d]
         else:
-            made += (new[at] for at in range(c, d) if new_owners.get(at + 1, "") in {*wanted, ""})
+            left = changed - wanted
+            made += (new[at] for at in range(c, d) if new_owners.get(at + 1, "") not in left)
     return "".join(made).encode("utf-8", "surrogateescape")
 
 
