@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def validated(pack: Path, work: Path, newest: int | None, workers: int) -> Any:
     from twin.store.database import open_store
 
     with tempfile.TemporaryDirectory(dir=work) as root, open_store(Path(root)) as store:
-        return validate_pack(pack, store, work / "environments", workers=workers, newest=newest)
+        found = validate_pack(pack, store, work / "environments", workers=workers, newest=newest)
+        return replace(found, validations=tuple(found.validations))  # the store goes
 
 
 def replayed(pack: Path, work: Path, found: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ is in the tables belongs to the modules next to this one.
 
 import os
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,7 @@ from twin.store.decisions import DecisionLog
 from twin.store.engine import Database, database_url
 from twin.store.history import HistoryTable
 from twin.store.keys import KeyRing
+from twin.store.queue import WorkQueue
 from twin.store.registry import Registry
 from twin.store.runs import RunLog, forget_stages
 from twin.store.sessions import Sessions
@@ -32,6 +34,18 @@ FOLDER = ".twin"
 DEFAULT_WAIT_S = 30.0
 """Longer than the longest transaction here, writing a history of 100,000 commits; shorter than a
 user's patience."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What another process needs to open the same store. Holds the database's password, if any."""
+
+    root: Path
+    url: str = field(repr=False)
+
+    def open(self) -> "Store":
+        """The store, open."""
+        return open_store(self.root, self.url)
 
 
 class Store:
@@ -47,6 +61,7 @@ class Store:
         self.decisions = DecisionLog(database)
         self.history = HistoryTable(database)
         self.keys = KeyRing(database)
+        self.queue = WorkQueue(database)
         self.registry = Registry(database)
         self.runs = RunLog(database)
         self.sessions = Sessions(database)
@@ -63,6 +78,12 @@ class Store:
     def place(self) -> str:
         """The database's file or URL, without its password."""
         return self._database.place
+
+    @property
+    def address(self) -> Address:
+        """For the other processes of this program."""
+        url = self._database.engine.url.render_as_string(hide_password=False)
+        return Address(self.folder.parent.absolute(), url)
 
     def rebuild_curated(self) -> None:
         """Drops every curated table and makes it again, empty but for what raw knows.
