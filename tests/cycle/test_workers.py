@@ -249,6 +249,7 @@ def test_an_interrupted_campaign_ends_and_leaves_nothing_held(
         assert connection.exec_driver_sql("SELECT count(*) FROM work_wish").scalar() == 0
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_even_begin_are_not_replaced_for_ever(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

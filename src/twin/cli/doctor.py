@@ -27,6 +27,7 @@ from twin.backends.http import HttpClient
 from twin.backends.secrets import resolve
 from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door
+from twin.coding.sandbox import cgroups
 from twin.coding.sandbox.cell import fault_of
 from twin.coding.sandbox.limits import LEVELS
 from twin.config import Config, ModelConfig, load_config
@@ -304,6 +305,9 @@ def _sandbox(door: Door) -> Iterator[Check]:
     else:
         cure = "For `twin harness`: apt-get install bubblewrap, and allow user namespaces"
         yield _optional("sandbox", found, cure)
+    groups = cgroups.place()
+    limiter = f"cgroup v{groups.version}" if groups else "watching, a look every 50 ms"
+    yield Check(name="sandbox limits", status="ok", found=limiter)
     try:
         yield Check(name="uv", status="ok", found=_first_line(uv_program(), "--version"))
     except MissingRequirement as error:
