@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from twin.cycle import workers
-from twin.cycle.workers import TRIES, default_workers, spread
+from twin.cycle.workers import default_workers, spread
+from twin.cycle.working import TRIES
 from twin.errors import MissingRequirement, StoreFull
 from twin.store.database import Store, open_store
 

@@ -331,6 +331,15 @@ def _torch(door: Door) -> Iterator[Check]:
         yield _optional("torch", "not installed", cure)
 
 
+def _ray(door: Door) -> Iterator[Check]:
+    """Asked of the metadata: importing Ray takes seconds."""
+    try:
+        yield Check(name="ray", status="ok", found=importlib.metadata.version("ray"))
+    except importlib.metadata.PackageNotFoundError:
+        cure = "Only for `twin harness ... --ray`: pip install 'cognitive-twin[ray]'"
+        yield _optional("ray", "not installed", cure)
+
+
 def _kernels(door: Door) -> Iterator[Check]:
     """What the language model could run on, judged by what is there, without importing torch;
     `python -m twin.lm.kernels.selfcheck` runs them all and compares them with the reference."""
@@ -389,6 +398,7 @@ CHECKS: tuple[Callable[[Door], Iterator[Check]], ...] = (
     _postgres,
     _sandbox,
     _programs,
+    _ray,
     _torch,
     _kernels,
     _processor,

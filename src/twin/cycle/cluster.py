@@ -13,7 +13,7 @@ from collections import Counter
 from types import TracebackType
 from typing import Any, Final, Self
 
-from twin.cycle.workers import Shift, work
+from twin.cycle.working import Shift, work
 from twin.errors import ConfigError, MissingRequirement, TwinError
 
 NO_RAY: Final = "Ray spreads work over machines. Install with: pip install 'cognitive-twin[ray]'"

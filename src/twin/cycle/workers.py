@@ -4,50 +4,38 @@ What is to be done is in the store's queue (`store.queue`), and every worker tak
 from there, so several campaigns, and several machines, can work on one store at once. A worker
 keeps its answers in the store itself; nothing passes through who began this, whose memory does not
 grow with the work. An item on which a worker fails or dies is tried three times, over any number of
-processes and restarts; then its failure is its answer: one bad item never stops the rest. A machine
-that is at fault (a full disk, a program that is missing) counts against no item. What the work is,
-is the caller's business.
+processes and restarts; then its failure is its answer: one bad item never stops the rest. What a
+worker does is in `working`; what the work is, is the caller's business.
 """
 
 import contextlib
-import errno
 import multiprocessing
 import os
 import secrets
 import signal
-import threading
+import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Final, Protocol
 
 from twin.coding.sandbox.confine import PR_SET_PDEATHSIG, prctl
-from twin.errors import MissingRequirement, StoreCorrupt, StoreError, StoreFull, TwinError
-from twin.store.database import Address, Store
+from twin.cycle.cluster import Nodes
+from twin.cycle.working import TRIES, Begin, Shift, work
+from twin.errors import MissingRequirement, StoreError, TwinError
+from twin.store.database import Store
 from twin.store.owners import this_process
-from twin.store.queue import RENEW_S, Leased, WorkQueue
+from twin.store.queue import WorkQueue
 
-TRIES: Final = 3
-LOOK_S: Final = 0.2
-"""How often who began looks at what is left."""
-IDLE_S: Final = 0.5
-"""How often a worker looks again while others hold all that is left."""
+LOOK_S: Final = 0.5
+"""How often who began looks at what is left, if no worker ends before."""
+STOP_S: Final = 3.0
+"""For a worker to end its run and clean up behind it."""
 
 Tell = Callable[[int], None]
 """Called with how many items are left."""
-
-
-class Worker(Protocol):
-    """Made once in each process. Keeps what it finds in the store; asked again, it goes on."""
-
-    def answer(self, told: Any) -> None: ...
-    def failure(self, told: Any, reason: str) -> None: ...
-
-
-Begin = Callable[[Store], Worker]
 
 
 class Crew(Protocol):
@@ -59,15 +47,6 @@ class Crew(Protocol):
 
     def stop(self) -> None:
         """Ends them all, at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shift:
-    """What a worker is told once. Travels to other processes."""
-
-    address: Address
-    queue: str
-    begin: Begin
 
 
 def spread(
@@ -90,10 +69,9 @@ def spread(
     try:
         if not store.queue.put(queue, items):
             return {}
+        store.queue.free_lost(queue)  # of campaigns that were killed before
         shift = Shift(address=store.address, queue=queue, begin=begin)
         if ray:
-            from twin.cycle.cluster import Nodes
-
             with Nodes(shift, ray, num_workers) as nodes:
                 _with(nodes, store.queue, queue, tell)
             return nodes.refused
@@ -135,78 +113,6 @@ def _alone(store: Store, shift: Shift, tell: Tell) -> None:
             tell(left)
 
 
-# --- a worker, in whatever process
-
-
-def work(store: Store, shift: Shift) -> Generator[int, None, None]:
-    """Does what is to be done, item after item; how many are left after each. Ends when nothing is,
-    though others may have done it."""
-    queue, owner = store.queue, this_process()
-    worker = shift.begin(store)
-    with _renewed(queue, owner):
-        while True:
-            leased = queue.take(shift.queue, owner)
-            if leased is not None:
-                _once(worker, queue, leased, owner)
-            else:
-                queue.free_lost(shift.queue)
-                time.sleep(IDLE_S)
-            left = queue.num_left(shift.queue)
-            yield left
-            if not left:
-                return
-
-
-def _once(worker: Worker, queue: WorkQueue, leased: Leased, owner: str) -> None:
-    """Tries an item once, or gives it up."""
-    if leased.num_tries > TRIES:
-        worker.failure(leased.told, leased.reason)
-        queue.finish(leased.key)
-        return
-    try:
-        worker.answer(leased.told)
-        queue.finish(leased.key)
-    except Exception as error:
-        fault = _of_machine(error)
-        if fault is not None:
-            queue.give_back(leased.key, owner, leased.reason, counts=False)
-            raise fault from error
-        queue.give_back(leased.key, owner, f"{type(error).__name__}: {error}")
-        if not isinstance(error, TwinError | OSError):
-            raise  # a fault of this program, which everybody should see
-
-
-def _of_machine(error: Exception) -> Exception | None:
-    """What would be the same for every item."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull(
-            f"A disk that is needed is full ({error}); what was finished is kept. Free some "
-            "space, then repeat the command."
-        )
-    if isinstance(error, MissingRequirement | StoreError) and not isinstance(error, StoreCorrupt):
-        return error
-    return None
-
-
-@contextlib.contextmanager
-def _renewed(queue: WorkQueue, owner: str) -> Iterator[None]:
-    """Puts off the end of this process's leases meanwhile."""
-    done = threading.Event()
-
-    def renew() -> None:
-        while not done.wait(RENEW_S):
-            with contextlib.suppress(StoreError):  # the next attempt may succeed
-                queue.renew(owner)
-
-    thread = threading.Thread(target=renew, name="twin-leases", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 # --- several, on this machine
 
 
@@ -221,7 +127,8 @@ class Processes:
         self._crew = [self._begun() for _ in range(num_workers)]
 
     def look(self, wait_s: float) -> None:
-        wait([process.sentinel for process, _ in self._crew], wait_s)
+        at_work = [process for process, _ in self._crew if process.exitcode is None]
+        wait([process.sentinel for process in at_work], wait_s)
         for at, (process, said) in enumerate(self._crew):
             if process.exitcode is None:
                 continue
@@ -240,8 +147,11 @@ class Processes:
 
     def stop(self) -> None:
         for process, _ in self._crew:
-            process.kill()
+            process.terminate()
+        limit = time.monotonic() + STOP_S
         for process, said in self._crew:
+            process.join(max(limit - time.monotonic(), 0))
+            process.kill()
             process.join()
             said.close()
 
@@ -266,11 +176,12 @@ def _heard(said: Connection) -> list[Exception | None]:
 
 
 def _enter(shift: Shift, parent: int, says: Connection) -> None:
-    """In a worker process. Ctrl-C is its parent's to handle."""
+    """In a worker process. Ctrl-C is its parent's to handle, who then asks it to end."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # it was gone before
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with shift.address.open() as store:
             says.send(None)
