@@ -60,10 +60,11 @@ def trials(pack: Path, work: Path, newest: int | None) -> Iterator[dict[str, Any
 
     with open_store(work) as store:
         found = validate_pack(pack, store, work / "environments", workers=2, newest=newest)
+        proofs = [one for one in found.validations if one.is_valid]
     packed = open_pack(pack, work / "environments", check=False)
     chance = random.Random(SEED)
     with packed.repository() as repository:
-        for proof in (one for one in found.validations if one.is_valid):
+        for proof in proofs:
             commit = read_commit(repository, proof.commit_id)
             validator = Validator(repository, open_sandbox(), packed.environment(proof.environment))
             sides = sides_of(repository, commit)

@@ -1,6 +1,7 @@
 """Commits proved by their own tests: how many, how surely, how fast, on how many processes.
 
     python bench/harness.py PACK [PACK ...] [--newest N] [--must NAME] [--quick]
+    python bench/harness.py --scale [N] [--quick]
 
 PACK is what `twin pack` wrote. Every qualifying commit of a pack (or the N newest) is validated by
 one worker and again by two, each with a store of its own, environments made before. Then each valid
@@ -8,7 +9,8 @@ commit is replayed three times: its own tree, the proof's tests. The planted set
 made on the spot whose innocent tests must prove nothing: a crash on the parent, an import error on
 the parent, tests that depend on their order, a flaky test. `--must` names the repository that has
 a bar of its own (default: structlog). Figures of a pack: its commits, how many are valid, why the
-others are not. The last line is JSON.
+others are not. `--scale` is a bench of its own: a campaign over a thousand commits, see
+`harness_scale.py`. The last line is JSON.
 """
 
 import argparse
@@ -19,12 +21,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import harness_scale
 import verdict
 
 QUICK_COMMITS = 6
+SCALE_COMMITS = 1000
+QUICK_SCALE_COMMITS = 24
 REPLAYS = 3
 PLANTED_ROUNDS = 3
 
@@ -74,7 +80,8 @@ def validated(pack: Path, work: Path, newest: int | None, workers: int) -> Any:
     from twin.store.database import open_store
 
     with tempfile.TemporaryDirectory(dir=work) as root, open_store(Path(root)) as store:
-        return validate_pack(pack, store, work / "environments", workers=workers, newest=newest)
+        found = validate_pack(pack, store, work / "environments", workers=workers, newest=newest)
+        return replace(found, validations=tuple(found.validations))  # the store goes
 
 
 def replayed(pack: Path, work: Path, found: Any) -> dict[str, Any]:
@@ -147,13 +154,33 @@ def set_up(pack: Path, work: Path) -> dict[str, float]:
     return dict(zip(("first_s", "again_s", "third_s"), taken, strict=True))
 
 
+def at_scale(num_commits: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        figures = harness_scale.scale(Path(folder), num_commits)
+    bars = [
+        verdict.at_least("commits of the campaign", num_commits, figures["commits"]),
+        verdict.at_least("solved by their own plan", figures["commits"], figures["solved"]),
+        verdict.at_most("lost", 0, figures["lost"]),
+        verdict.at_most("begun twice", figures["killed_under_way"], figures["begun_twice"]),
+        verdict.at_most("answers changed after a kill", 0, figures["changed_after_kill"]),
+        verdict.below("memory of who began it, MB", 500, figures["coordinator_mb"]),
+    ]
+    figures |= verdict.machine()
+    return int(verdict.tell("harness_scale", verdict.versions("pytest", "uv"), figures, bars))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("packs", nargs="+", type=Path, metavar="PACK")
+    parser.add_argument("packs", nargs="*", type=Path, metavar="PACK")
+    parser.add_argument("--scale", nargs="?", type=int, const=SCALE_COMMITS, metavar="N")
     parser.add_argument("--newest", type=int)
     parser.add_argument("--must", default="structlog")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_COMMITS} commits a pack")
     given = parser.parse_args()
+    if given.scale:
+        return at_scale(QUICK_SCALE_COMMITS if given.quick else given.scale)
+    if not given.packs:
+        parser.error("give a PACK, or --scale")
     newest = QUICK_COMMITS if given.quick else given.newest
     figures: dict[str, Any] = {}
     seconds: list[float] = []

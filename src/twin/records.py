@@ -114,6 +114,8 @@ class Validation:
     """The files that were run, the same on every side; empty means the whole suite."""
     level: SandboxLevel | None = None
     """How the code was confined; None where nothing ran."""
+    limiter: str = ""
+    """What held it to its memory: `cgroup v2`, `cgroup v1` or `watching`."""
     num_runs: int = 0
     seconds: float = 0.0
     cpu_s: float = 0.0

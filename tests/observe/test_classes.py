@@ -16,6 +16,7 @@ def run(*, broken: bool = False, unsteady: bool = False, **outcomes: Outcome) ->
         fault="",
         unsteady=frozenset({"t"}) if unsteady else frozenset(),
         level="bubblewrap",
+        limiter="watching",
         num_starts=1,
         wall_s=1,
         cpu_s=1,

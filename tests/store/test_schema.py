@@ -21,7 +21,7 @@ from twin.store.database import Store
 if TYPE_CHECKING:
     from conftest import Place
 
-LIFECYCLES = ("raw", "curated", "session", "traffic")
+LIFECYCLES = ("raw", "curated", "session", "traffic", "work")
 DOCS = Path(__file__).parents[2] / "docs" / "store.md"
 
 

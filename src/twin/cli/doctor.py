@@ -27,6 +27,7 @@ from twin.backends.http import HttpClient
 from twin.backends.secrets import resolve
 from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door
+from twin.coding.sandbox import cgroups
 from twin.coding.sandbox.cell import fault_of
 from twin.coding.sandbox.limits import LEVELS
 from twin.config import Config, ModelConfig, load_config
@@ -304,6 +305,9 @@ def _sandbox(door: Door) -> Iterator[Check]:
     else:
         cure = "For `twin harness`: apt-get install bubblewrap, and allow user namespaces"
         yield _optional("sandbox", found, cure)
+    groups = cgroups.place()
+    limiter = f"cgroup v{groups.version}" if groups else "watching, a look every 50 ms"
+    yield Check(name="sandbox limits", status="ok", found=limiter)
     try:
         yield Check(name="uv", status="ok", found=_first_line(uv_program(), "--version"))
     except MissingRequirement as error:
@@ -325,6 +329,15 @@ def _torch(door: Door) -> Iterator[Check]:
     except importlib.metadata.PackageNotFoundError:
         cure = "Only for `twin pretrain` and `twin lm`: pip install 'cognitive-twin[lm]'"
         yield _optional("torch", "not installed", cure)
+
+
+def _ray(door: Door) -> Iterator[Check]:
+    """Asked of the metadata: importing Ray takes seconds."""
+    try:
+        yield Check(name="ray", status="ok", found=importlib.metadata.version("ray"))
+    except importlib.metadata.PackageNotFoundError:
+        cure = "Only for `twin harness ... --ray`: pip install 'cognitive-twin[ray]'"
+        yield _optional("ray", "not installed", cure)
 
 
 def _kernels(door: Door) -> Iterator[Check]:
@@ -385,6 +398,7 @@ CHECKS: tuple[Callable[[Door], Iterator[Check]], ...] = (
     _postgres,
     _sandbox,
     _programs,
+    _ray,
     _torch,
     _kernels,
     _processor,

@@ -48,6 +48,7 @@ def validate(
     pack: Path,
     newest: int | None,
     workers: int | None,
+    ray: str,
     breadth: "Breadth",
     level: "SandboxLevel | None",
     as_json: bool,
@@ -63,26 +64,23 @@ def validate(
       twin harness validate project.pack --tests full --json
     """
     from twin.cycle.harness import validate_pack
-    from twin.cycle.workers import default_workers
 
     with door.home_store() as (_, _, store), show.stages(quiet=as_json) as tell:
         found = validate_pack(
             pack.absolute(),
             store,
             store.folder / "environments",
-            workers=workers or default_workers(),
+            workers=workers,
+            ray=ray,
             newest=newest,
             breadth=breadth,
             level=level,
             progress=tell,
         )
-    if as_json:
-        show.as_json(found)
-        return
-    show.table(
-        f"Commits of {found.pack}",
-        COLUMNS,
-        [
+        if as_json:
+            show.as_json(found)
+            return
+        rows = [
             (
                 one.commit_id[:10],
                 "valid" if one.is_valid else one.why.replace("_", " "),
@@ -94,8 +92,9 @@ def validate(
                 one.detail[:80],
             )
             for one in found.validations
-        ],
-    )
+        ]
+    show.table(f"Commits of {found.pack}", COLUMNS, rows)
+    _tell_refused(found.refused)
     reasons = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in found.why.items())
     median = "" if found.median_seconds is None else f", {found.median_seconds:.1f} s in the median"
     show.say(
@@ -145,6 +144,7 @@ def run(
     pack: Path,
     newest: int | None,
     workers: int | None,
+    ray: str,
     breadth: "Breadth",
     level: "SandboxLevel | None",
     planner: str,
@@ -165,7 +165,6 @@ def run(
       twin harness run project.pack --planner scripted --script plans.jsonl --json
     """
     from twin.cycle.campaign import run_campaign
-    from twin.cycle.workers import default_workers
 
     steps = max(temperatures - 1, 1)
     with door.home_store() as (_, config, store), show.stages(quiet=as_json) as tell:
@@ -177,7 +176,8 @@ def run(
             executor=executor,
             temperatures=[number / steps for number in range(temperatures)],
             script=script.absolute() if script else None,
-            workers=workers or default_workers(),
+            workers=workers,
+            ray=ray,
             newest=newest,
             breadth=breadth,
             supplemented=supplemented,
@@ -202,8 +202,14 @@ def run(
             for one in found.trials
         ],
     )
+    _tell_refused(found.refused)
     fit = "" if found.mean_alignment is None else f"; mean alignment {found.mean_alignment:.2f}"
     show.say(
         f"{found.num_solved} of {len(found.trials)} solved, of {found.num_valid} valid commits "
         f"among {found.num_commits}, and {found.num_won} valid by generated tests{fit}."
     )
+
+
+def _tell_refused(refused: dict[str, str]) -> None:
+    for machine, why in refused.items():
+        show.say(f"{machine} did not take part: {why}")

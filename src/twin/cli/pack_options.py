@@ -21,6 +21,12 @@ workers_option = click.option(
     default=None,
     help="Processes at once; default: one a core.",
 )
+ray_option = click.option(
+    "--ray",
+    default="",
+    metavar="ADDRESS",
+    help="Work on the nodes of this Ray cluster; `local` starts one here.",
+)
 
 
 def campaign_options(command: Command) -> Command:
@@ -36,6 +42,7 @@ def campaign_options(command: Command) -> Command:
             help="The test files that a commit changed, or the whole suite.",
         ),
         workers_option,
+        ray_option,
         click.option(
             "--newest",
             type=click.IntRange(min=1),

@@ -128,9 +128,12 @@ def _cell(value: object) -> str:
 
 
 def _plain(value: Any) -> object:
-    """What `json` does not know by itself: records, sets, paths."""
+    """What `json` does not know by itself: records, sets, paths, lists that are read bit by bit."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        # Not `asdict`: it would copy everything below at once.
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return list(value)
     if isinstance(value, set | frozenset):
         return sorted(value)
     return str(value)

@@ -37,6 +37,7 @@ def supplement(
     pack: Path,
     newest: int | None,
     workers: int | None,
+    ray: str,
     breadth: "Breadth",
     level: "SandboxLevel | None",
     generators: tuple[str, ...],
@@ -54,7 +55,6 @@ def supplement(
       twin harness supplement project.pack --generator backend --model big --json
     """
     from twin.cycle.supplement import MODELLESS, supplement_pack
-    from twin.cycle.workers import default_workers
 
     wanted = generators or (*MODELLESS, *(["backend"] if model else []))
     if ("backend" in wanted) != bool(model):
@@ -66,7 +66,8 @@ def supplement(
             config,
             generators=wanted,
             model=model,
-            workers=workers or default_workers(),
+            workers=workers,
+            ray=ray,
             newest=newest,
             breadth=breadth,
             level=level,
@@ -135,7 +136,6 @@ def mutate(
       twin harness mutate project.pack --seed 1 --json
     """
     from twin.cycle.mutate import mutate_pack
-    from twin.cycle.workers import default_workers
 
     with door.home_store() as (_, _, store), show.stages(quiet=as_json) as tell:
         found = mutate_pack(
@@ -143,7 +143,7 @@ def mutate(
             store,
             count=count,
             seed=seed,
-            workers=workers or default_workers(),
+            workers=workers,
             level=level,
             progress=tell,
         )

@@ -7,6 +7,7 @@ the process that did it, so a campaign that was killed goes on at the exact step
 not who is behind them.
 """
 
+import itertools
 import statistics
 import time
 from collections import Counter
@@ -29,14 +30,14 @@ from twin.coding.testing.trees import Tree
 from twin.config import Config
 from twin.curate.tasks import clean_query
 from twin.cycle.answers import context_before
-from twin.cycle.harness import Validated, read_commit, sides_of, validate_pack
-from twin.cycle.workers import Spread
+from twin.cycle.harness import Validated, open_same_pack, read_commit, sides_of, validate_pack
+from twin.cycle.workers import spread
 from twin.errors import BadPlan
-from twin.observe.packs import open_pack
+from twin.observe.manifest import read_manifest
 from twin.observe.validate import Breadth, Validator
 from twin.records import Commit, SandboxLevel, Validation
-from twin.store.database import Store, open_store
-from twin.store.trials import Result
+from twin.store.database import Store
+from twin.store.trials import Result, Steps
 from twin.store.validations import lookup_of
 
 STEPS: Final = ("retrieve", "plan", "execute", "validate")
@@ -80,6 +81,8 @@ class Campaign:
     why: dict[str, int]
     mean_alignment: float | None
     seconds: float
+    refused: dict[str, str]
+    """Machines of a cluster that could not take part, and why."""
     trials: tuple[Trial, ...]
 
 
@@ -90,13 +93,13 @@ class _Asked:
     campaign: str
     folder: Path
     place: Path
-    root: Path
+    checksum: str
     config: Config
     planner: str
     executor: str
     script: Path | None
     breadth: Breadth
-    level: SandboxLevel
+    level: SandboxLevel | None
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,6 @@ class _Item:
     proof: Validation
     number: int
     temperature: float
-
-    def __hash__(self) -> int:
-        return hash((self.proof.commit_id, self.number))
 
 
 def run_campaign(
@@ -118,7 +118,8 @@ def run_campaign(
     executor: str,
     temperatures: Sequence[float] = (0.0,),
     script: Path | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
+    ray: str = "",
     newest: int | None = None,
     breadth: Breadth = "targeted",
     supplemented: bool = False,
@@ -136,41 +137,54 @@ def run_campaign(
         made(Knowledge(truth=lambda task_id: [], script=script))
     place = store.folder / "environments"
     found = validate_pack(
-        folder, store, place, workers=workers, newest=newest, breadth=breadth, level=level,
-        progress=progress,
+        folder, store, place, workers=workers, ray=ray, newest=newest, breadth=breadth,
+        level=level, progress=progress,
     )  # fmt: skip
-    proofs = [proof for proof in found.validations if proof.is_valid]
-    if supplemented:
-        proofs += _won(found, store)
+    won = _won(found, store) if supplemented else {}
     told = script.read_text(errors="replace") if script else ""
     # Another proof is another question: what was graded by the one says nothing of the other.
-    tests = sorted(digest for proof in proofs for digest in proof.generated.values())
+    tests = sorted(digest for proof in won.values() for digest in proof.generated.values())
     campaign = lookup_of(
         VERSION, found.pack, planner, executor, told, breadth, *temperatures, *tests
     )[:32]
     asked = _Asked(
         campaign=campaign,
-        folder=folder,
-        place=place,
-        root=store.folder.parent,
+        folder=folder.absolute(),
+        place=place.absolute(),
+        checksum=read_manifest(folder).checksum,
         config=config,
         planner=planner,
         executor=executor,
         script=script,
         breadth=breadth,
-        level=open_sandbox(level).level,
+        level=level,
     )
-    items = [
-        _Item(proof, number, temperature)
-        for proof in proofs
+    own = ((lookup, one) for lookup, one in found.validations.items() if one.is_valid)
+    wanted = {
+        (proof.commit_id, number): (lookup, temperature)
+        for lookup, proof in itertools.chain(own, won.items())
         for number, temperature in enumerate(temperatures)
-    ]
-    trials: dict[tuple[str, int], Trial] = {}
-    for trial in Spread(partial(_Solving, asked), workers).over(items):
-        trials[trial.commit_id, trial.number] = trial
-        if progress is not None:
-            progress("solving", len(trials), len(items))
-    everything = tuple(trials[item.proof.commit_id, item.number] for item in items)
+    }
+    known = {(one.commit_id, one.number) for one in store.trials.every(campaign) if _is_over(one)}
+    tell = progress or (lambda what, done, total: None)
+    refused = spread(
+        store,
+        partial(_Solving, asked),
+        (
+            (lookup_of(campaign, *key), {"proof": proof, "number": key[1], "temperature": warmth})
+            for key, (proof, warmth) in wanted.items()
+            if key not in known
+        ),
+        workers,
+        tell=lambda left: tell("solving", len(wanted) - left, len(wanted)),
+        ray=ray,
+    )
+    ended = {
+        (one.commit_id, one.number): _trial(one, wanted[one.commit_id, one.number][1])
+        for one in store.trials.every(campaign)
+        if (one.commit_id, one.number) in wanted
+    }
+    everything = tuple(ended[key] for key in wanted)
     return Campaign(
         campaign=campaign,
         pack=found.pack,
@@ -178,41 +192,43 @@ def run_campaign(
         executor=executor,
         num_commits=found.num_commits,
         num_valid=found.num_valid,
-        num_won=sum(bool(proof.generated) for proof in proofs),
+        num_won=len(won),
         num_solved=sum(trial.is_solved for trial in everything),
         why=dict(Counter(trial.why for trial in everything if trial.why).most_common()),
         mean_alignment=statistics.fmean(t.alignment for t in everything) if everything else None,
         seconds=time.monotonic() - started,
+        refused=found.refused | refused,
         trials=everything,
     )
 
 
-def _won(found: Validated, store: Store) -> list[Validation]:
-    """Proofs by generated tests of commits that have none of their own; the newest of each."""
+def _won(found: Validated, store: Store) -> dict[str, Validation]:
+    """Proofs by generated tests of commits that have none of their own, by the question that they
+    answer; the newest of each."""
     wanted = {one.commit_id: one.environment for one in found.validations if not one.is_valid}
-    return list(
-        {
-            one.commit_id: one.proof
-            for one in store.supplements.of_pack(found.pack)
-            if one.proof and wanted.get(one.commit_id) == one.environment
-        }.values()
-    )
+    newest = {
+        one.commit_id: (lookup, one.proof)
+        for lookup, one in store.supplements.of_pack(found.pack).items()
+        if one.proof and wanted.get(one.commit_id) == one.environment
+    }
+    return dict(newest.values())
 
 
 class _Solving:
-    """Solves tasks of one pack, in one process, with a store of its own."""
+    """Solves tasks of one pack, in one process."""
 
-    def __init__(self, asked: _Asked) -> None:
+    def __init__(self, asked: _Asked, store: Store) -> None:
         self._asked = asked
-        self._packed = open_pack(asked.folder, asked.place, check=False)
+        self._store = store
+        self._packed = open_same_pack(asked.folder, asked.place, asked.checksum)
         self._repository = self._packed.repository()
-        self._store = open_store(asked.root, asked.config.store.url)
         self._sandbox = open_sandbox(asked.level)
         knowledge = Knowledge(truth=self._truth, script=asked.script)
         self._planner = PLANNERS[asked.planner](knowledge)
         self._executor = EXECUTORS[asked.executor](knowledge)
 
-    def answer(self, item: _Item) -> Trial:
+    def answer(self, told: Any) -> None:
+        item = self._item(told)
         commit = read_commit(self._repository, item.proof.commit_id)
         done = self._store.trials.finished(self._asked.campaign, item.proof.commit_id, item.number)
         work: dict[str, Callable[[], Result]] = {
@@ -221,25 +237,33 @@ class _Solving:
             "execute": lambda: self._execute(item, commit, done),
             "validate": lambda: self._validate(item, commit, done["execute"]),
         }
-        seconds: dict[str, float] = {}
         for step in STEPS:
-            started = time.monotonic()
             if step not in done:
+                started = time.monotonic()
                 done[step] = work[step]()
-                seconds[step] = time.monotonic() - started
-                self._store.trials.add(
-                    campaign=self._asked.campaign,
-                    pack=self._repository.name,
-                    commit_id=item.proof.commit_id,
-                    number=item.number,
-                    step=step,
-                    result=done[step],
-                    seconds=seconds[step],
-                )
-        return _trial(item, done, seconds)
+                self._keep(item, step, done[step], time.monotonic() - started)
 
-    def failure(self, item: _Item, reason: str) -> Trial:
-        return _trial(item, {"validate": {"why": "error", "detail": reason}}, {})
+    def failure(self, told: Any, reason: str) -> None:
+        self._keep(self._item(told), "validate", {"why": "error", "detail": reason}, 0.0)
+
+    def _item(self, told: Any) -> _Item:
+        lookup = told["proof"]
+        proof = self._store.validations.known([lookup]).get(lookup)
+        if proof is None:
+            proof = self._store.supplements.known([lookup])[lookup].proof
+            assert proof is not None
+        return _Item(proof, told["number"], told["temperature"])
+
+    def _keep(self, item: _Item, step: str, result: Result, seconds: float) -> None:
+        self._store.trials.add(
+            campaign=self._asked.campaign,
+            pack=self._repository.name,
+            commit_id=item.proof.commit_id,
+            number=item.number,
+            step=step,
+            result=result,
+            seconds=seconds,
+        )
 
     def _retrieve(self, item: _Item, commit: Commit) -> Result:
         """What a user would have been shown; and, as the first step of a trial, who tries."""
@@ -310,16 +334,20 @@ def _query(commit: Commit) -> str:
     return clean_query(commit.subject, commit.body)
 
 
-def _trial(item: _Item, done: dict[str, Any], seconds: dict[str, float]) -> Trial:
-    plan, last = done.get("plan", {}), done["validate"]
+def _is_over(steps: Steps) -> bool:
+    return STEPS[-1] in steps.results
+
+
+def _trial(steps: Steps, temperature: float) -> Trial:
+    plan, last = steps.results.get("plan", {}), steps.results["validate"]
     return Trial(
-        commit_id=item.proof.commit_id,
-        number=item.number,
-        temperature=item.temperature,
+        commit_id=steps.commit_id,
+        number=steps.number,
+        temperature=temperature,
         is_solved=not last["why"],
         why=last["why"],
         detail=last.get("detail") or plan.get("detail") or "",
         alignment=plan.get("alignment", 0.0),
         num_failed=len(last.get("failed", ())),
-        seconds=seconds,
+        seconds=steps.seconds,
     )

@@ -1,14 +1,14 @@
 """Commits proved by their own tests: a repository packed, a pack validated over several processes.
 
-Owns what is run and what counts as answered before. Each answer is in the store before the next one
-is waited for, so a campaign that was killed goes on where it was. How work is spread over processes
-is in `workers`.
+Owns what is run and what counts as answered before. Each worker keeps its answers in the store
+itself, so a campaign that was killed goes on where it was. How work is spread over processes is in
+`workers`.
 """
 
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,8 @@ from twin.coding.replay import Progress
 from twin.coding.sandbox.cell import open_sandbox
 from twin.config import Config
 from twin.cycle.past import mine_history
-from twin.cycle.workers import Spread
-from twin.errors import EnvironmentFailed, UsageError
+from twin.cycle.workers import spread
+from twin.errors import EnvironmentFailed, PackDamaged, UsageError
 from twin.observe.interpreters import find_interpreter
 from twin.observe.manifest import Manifest, PackedCommit
 from twin.observe.mine import AttritionRow
@@ -33,7 +33,7 @@ from twin.observe.provable import qualifying
 from twin.observe.validate import Breadth, Validator
 from twin.records import Commit, SandboxLevel, Validation
 from twin.store.database import Store
-from twin.store.validations import lookup_of
+from twin.store.validations import Answers, lookup_of
 
 VERSION: Final = 1
 """Of what an answer means; a new one asks everything again."""
@@ -56,7 +56,10 @@ class Validated:
     median_seconds: float | None
     """Of a valid commit, on one worker; None without any."""
     seconds: float
-    validations: tuple[Validation, ...]
+    refused: dict[str, str]
+    """Machines of a cluster that could not take part, and why."""
+    validations: Answers
+    """Read from the store as they are needed."""
 
 
 def pack_now(
@@ -99,45 +102,74 @@ def validate_pack(
     store: Store,
     place: Path,
     *,
-    workers: int = 1,
+    workers: int | None = 1,
+    ray: str = "",
     newest: int | None = None,
     breadth: Breadth = "targeted",
     level: SandboxLevel | None = None,
     progress: Progress | None = None,
 ) -> Validated:
-    """Validates the commits of a pack, or the `newest` of them; what is known is not run again."""
+    """Validates the commits of a pack, or the `newest` of them; what is known is not run again.
+
+    With `ray`, the address of a cluster, its nodes do it.
+    """
     started = time.monotonic()
     packed = open_pack(folder, place)
     assert packed.manifest is not None
-    sandbox = open_sandbox(level)
-    wanted = packed.manifest.commits[-newest:] if newest else packed.manifest.commits
-    name = packed.manifest.name
-    asked = {
-        one.commit_id: lookup_of(VERSION, name, one.commit_id, one.environment, breadth)
-        for one in wanted
-    }
-    known = store.validations.known(asked.values())
-    answers = {commit: known[key] for commit, key in asked.items() if key in known}
-    left = [one for one in wanted if one.commit_id not in answers]
+    if not ray:
+        open_sandbox(level)  # before anything takes time
+    manifest = packed.manifest
+    wanted = manifest.commits[-newest:] if newest else manifest.commits
+    asked = _Asked(folder.absolute(), place.absolute(), manifest.checksum, breadth, level)
+    lookups = {one.commit_id: asked.lookup(manifest, one) for one in wanted}
+    known = store.validations.answered(lookups.values())
+    left = [one for one in wanted if lookups[one.commit_id] not in known]
+    runnable = _runnable(packed, left, store, lookups, is_here=not ray)
+    num_done = len(wanted) - len(runnable)
     tell = progress or (lambda what, done, total: None)
-    tell("validating", len(answers), len(wanted))
-    for found in _answered(packed, left, _Asked(folder, place, breadth, sandbox.level), workers):
-        store.validations.add(name, asked[found.commit_id], found)
-        answers[found.commit_id] = found
-        tell("validating", len(answers), len(wanted))
-    everything = tuple(answers[one.commit_id] for one in wanted)
-    valid = [one for one in everything if one.is_valid]
-    return Validated(
-        pack=name,
-        num_commits=len(everything),
+    tell("validating", num_done, len(wanted))
+    refused = spread(
+        store,
+        partial(_Validating, asked),
+        ((lookups[one.commit_id], one.commit_id) for one in runnable),
+        workers,
+        tell=lambda left: tell("validating", len(wanted) - left, len(wanted)),
+        ray=ray,
+    )
+    answers = store.validations.all_of(list(lookups.values()))
+    return replace(
+        _summary(manifest.name, answers),
         num_known=len(known),
-        num_valid=len(valid),
-        why=dict(Counter(one.why for one in everything if one.why).most_common()),
-        classes=dict(Counter(c for one in everything for c in one.classes.values()).most_common()),
-        levels=sorted({one.level for one in everything if one.level}),
-        median_seconds=statistics.median(one.seconds for one in valid) if valid else None,
         seconds=time.monotonic() - started,
-        validations=everything,
+        refused=refused,
+    )
+
+
+def _summary(pack: str, answers: Answers) -> Validated:
+    why: Counter[str] = Counter()
+    classes: Counter[str] = Counter()
+    levels: set[SandboxLevel] = set()
+    seconds: list[float] = []
+    for one in answers:
+        why[one.why] += 1
+        classes.update(one.classes.values())
+        if one.level:
+            levels.add(one.level)
+        if one.is_valid:
+            seconds.append(one.seconds)
+    num_valid = why.pop("", 0)
+    return Validated(
+        pack=pack,
+        num_commits=len(answers),
+        num_known=0,
+        num_valid=num_valid,
+        why=dict(why.most_common()),
+        classes=dict(classes.most_common()),
+        levels=sorted(levels),
+        median_seconds=statistics.median(seconds) if seconds else None,
+        seconds=0.0,
+        refused={},
+        validations=answers,
     )
 
 
@@ -147,53 +179,88 @@ class _Asked:
 
     folder: Path
     place: Path
+    checksum: str
+    """Of the pack's manifest: on another machine another pack may lie there."""
     breadth: Breadth
-    level: SandboxLevel
+    level: SandboxLevel | None
+
+    def lookup(self, manifest: Manifest, one: PackedCommit) -> str:
+        return lookup_of(VERSION, manifest.name, one.commit_id, one.environment, self.breadth)
 
 
-def _answered(
-    packed: Packed, commits: Sequence[PackedCommit], asked: _Asked, workers: int
-) -> Iterator[Validation]:
-    """The answers, in whatever order they come."""
+def _runnable(
+    packed: Packed,
+    commits: Sequence[PackedCommit],
+    store: Store,
+    lookups: Mapping[str, str],
+    *,
+    is_here: bool,
+) -> list[PackedCommit]:
+    """The commits that have an environment; that the others have none is their answer. Where the
+    work is done here, environments are made before the workers need them, each once."""
     assert packed.manifest is not None
-    runnable = []
     faults = {one.key: one.fault for one in packed.manifest.environments}
-    for key in dict.fromkeys(one.environment for one in commits):
-        # Environments are made before the workers need them, each once.
+    for key in dict.fromkeys(one.environment for one in commits) if is_here else ():
         if faults.get(key) == "":
             try:
                 packed.environment(key)
             except EnvironmentFailed as error:
                 faults[key] = str(error)
+    runnable = []
     for one in commits:
         fault = _no_environment(one, faults, packed.manifest.failed)
         if fault:
-            yield _unrun(one, fault)
+            store.validations.add(packed.manifest.name, lookups[one.commit_id], _unrun(one, fault))
         else:
             runnable.append(one)
-    yield from Spread(partial(_Validating, asked), workers).over(runnable)
+    return runnable
 
 
 class _Validating:
-    """Validates commits of one pack."""
+    """Validates commits of one pack, in one process."""
 
-    def __init__(self, asked: _Asked) -> None:
+    def __init__(self, asked: _Asked, store: Store) -> None:
         self._asked = asked
-        # The whole pack was checked by who began this.
-        self._packed = open_pack(asked.folder, asked.place, check=False)
+        self._store = store
+        self._packed = open_same_pack(asked.folder, asked.place, asked.checksum)
+        assert self._packed.manifest is not None
+        self._manifest = self._packed.manifest
+        self._commits = {one.commit_id: one for one in self._manifest.commits}
         self._repository = self._packed.repository()
         self._sandbox = open_sandbox(asked.level)
 
-    def answer(self, one: PackedCommit) -> Validation:
+    def answer(self, commit_id: str) -> None:
+        one = self._commits[commit_id]
+        # It was kept, but whoever did so was killed before it could say so.
+        if not self._store.validations.answered([self._asked.lookup(self._manifest, one)]):
+            self._keep(one, replace(self._validated(one), environment=one.environment))
+
+    def failure(self, commit_id: str, reason: str) -> None:
+        one = self._commits[commit_id]
+        self._keep(one, replace(_unrun(one, reason), why="error"))
+
+    def _validated(self, one: PackedCommit) -> Validation:
         environment = self._packed.environment(one.environment)
         validator = Validator(
             self._repository, self._sandbox, environment, breadth=self._asked.breadth
         )
-        found = validator.validate(read_commit(self._repository, one.commit_id))
-        return replace(found, environment=one.environment)
+        return validator.validate(read_commit(self._repository, one.commit_id))
 
-    def failure(self, one: PackedCommit, reason: str) -> Validation:
-        return replace(_unrun(one, reason), why="error")
+    def _keep(self, one: PackedCommit, found: Validation) -> None:
+        lookup = self._asked.lookup(self._manifest, one)
+        self._store.validations.add(self._manifest.name, lookup, found)
+
+
+def open_same_pack(folder: Path, place: Path, checksum: str) -> Packed:
+    """The pack that who began the work checked as a whole. Raises PackDamaged for another one."""
+    packed = open_pack(folder, place, check=False)
+    assert packed.manifest is not None
+    if packed.manifest.checksum != checksum:
+        raise PackDamaged(
+            f"{folder} is another pack than the one that the work is about. Copy that one to the "
+            "same path on every machine."
+        )
+    return packed
 
 
 def read_commit(repository: GitRepository, commit_id: str) -> Commit:

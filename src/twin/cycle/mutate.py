@@ -2,7 +2,7 @@
 prove themselves.
 
 Which faults, and in what order, follows from the code, its tests and a seed. Each answer is in the
-store, the file with the fault among the artefacts, before the next one is waited for.
+store, the file with the fault among the artefacts, by the process that found it.
 """
 
 import itertools
@@ -11,12 +11,14 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from twin.coding.replay import Progress
 from twin.coding.sandbox.cell import open_sandbox
-from twin.cycle.harness import read_commit
-from twin.cycle.workers import Spread
+from twin.cycle.harness import open_same_pack, read_commit
+from twin.cycle.workers import spread
 from twin.errors import UsageError
 from twin.observe.manifest import PackedCommit
 from twin.observe.mutants import Mutator, Planted
@@ -52,10 +54,13 @@ class MutatedPack:
 class _Asked:
     """What a worker is told once."""
 
+    pack: str
     folder: Path
     place: Path
+    checksum: str
+    """Of the pack's manifest."""
     commit: PackedCommit
-    level: SandboxLevel
+    level: SandboxLevel | None
 
 
 def mutate_pack(
@@ -64,7 +69,7 @@ def mutate_pack(
     *,
     count: int,
     seed: int = 0,
-    workers: int = 1,
+    workers: int | None = 1,
     level: SandboxLevel | None = None,
     progress: Progress | None = None,
 ) -> MutatedPack:
@@ -75,24 +80,29 @@ def mutate_pack(
     packed = open_pack(folder, place)
     assert packed.manifest is not None
     newest = _newest(packed)
-    asked = _Asked(folder, place, newest, open_sandbox(level).level)
+    name, checksum = packed.manifest.name, packed.manifest.checksum
+    asked = _Asked(name, folder.absolute(), place.absolute(), checksum, newest, level)
     tell = progress or (lambda what, done, total: None)
     tell("running the suite", 0, 1)
-    worker = _Mutating(asked)
-    planted = list(itertools.islice(worker.candidates(seed), count))
-    name = packed.manifest.name
-    keys = {one: _lookup(name, newest, one) for one in planted}
-    known = store.mutants.known(keys.values())
-    answers = {one: known[key] for one, key in keys.items() if key in known}
-    left = [one for one in planted if one not in answers]
-    tell("planting faults", len(answers), len(planted))
-    for one, mutant, content in Spread(partial(_Mutating, asked), workers).over(left):
-        if content:
-            store.artifacts.put(content)
-        store.mutants.add(name, keys[one], mutant)
-        answers[one] = mutant
-        tell("planting faults", len(answers), len(planted))
-    mutants = tuple(answers[one] for one in planted)
+    worker = _Mutating(asked, store)
+    planted = {
+        _lookup(name, newest, one): one for one in itertools.islice(worker.candidates(seed), count)
+    }
+    known = store.mutants.known(planted)
+    tell("planting faults", len(known), len(planted))
+    spread(
+        store,
+        partial(_Mutating, asked),
+        (
+            (key, {"lookup": key, "planted": msgspec.to_builtins(one)})
+            for key, one in planted.items()
+            if key not in known
+        ),
+        workers,
+        tell=lambda left: tell("planting faults", len(planted) - left, len(planted)),
+    )
+    answers = store.mutants.known(planted)
+    mutants = tuple(answers[key] for key in planted)
     accepted = [one for one in mutants if not one.why]
     return MutatedPack(
         pack=name,
@@ -111,10 +121,11 @@ def mutate_pack(
 class _Mutating:
     """Plants faults into one commit's tree."""
 
-    def __init__(self, asked: _Asked) -> None:
-        packed = open_pack(asked.folder, asked.place, check=False)
+    def __init__(self, asked: _Asked, store: Store) -> None:
+        self._asked = asked
+        self._store = store
+        packed = open_same_pack(asked.folder, asked.place, asked.checksum)
         repository = packed.repository()
-        self._environment = asked.commit.environment
         self._mutator = Mutator(
             repository,
             open_sandbox(asked.level),
@@ -123,13 +134,24 @@ class _Mutating:
         )
         self.candidates = self._mutator.candidates
 
-    def answer(self, one: Planted) -> tuple[Planted, Mutant, bytes]:
-        mutant, content = self._mutator.judged(one)
-        return one, replace(mutant, environment=self._environment), content
+    def answer(self, told: Any) -> None:
+        # It was kept, but whoever did so was killed before it could say so.
+        if not self._store.mutants.known([told["lookup"]]):
+            self._keep(told, *self._mutator.judged(_planted(told)))
 
-    def failure(self, one: Planted, reason: str) -> tuple[Planted, Mutant, bytes]:
-        mutant, content = self._mutator.described(one)
-        return one, replace(mutant, environment=self._environment, detail=reason), content
+    def failure(self, told: Any, reason: str) -> None:
+        mutant, content = self._mutator.described(_planted(told))
+        self._keep(told, replace(mutant, detail=reason), content)
+
+    def _keep(self, told: Any, mutant: Mutant, content: bytes) -> None:
+        if content:
+            self._store.artifacts.put(content)
+        record = replace(mutant, environment=self._asked.commit.environment)
+        self._store.mutants.add(self._asked.pack, told["lookup"], record)
+
+
+def _planted(told: Any) -> Planted:
+    return msgspec.convert(told["planted"], Planted)
 
 
 def _newest(packed: Packed) -> PackedCommit:

@@ -1,7 +1,7 @@
 """Tests found for the commits of a pack that their own tests do not prove, or not wholly.
 
-The commits are validated first. Each answer is in the store, its files among the artefacts, before
-the next one is waited for, so that the same command goes on where it was.
+The commits are validated first. Each answer is in the store, its files among the artefacts, by the
+process that found it, so that the same command goes on where it was.
 """
 
 import time
@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from twin.coding.replay import Progress
 from twin.coding.sandbox.cell import open_sandbox
 from twin.config import Config
-from twin.cycle.harness import read_commit, sides_of, validate_pack
-from twin.cycle.workers import Spread
+from twin.cycle.harness import open_same_pack, read_commit, sides_of, validate_pack
+from twin.cycle.workers import spread
 from twin.observe.asking import asker
 from twin.observe.generators import GENERATORS
-from twin.observe.packs import open_pack
+from twin.observe.manifest import read_manifest
 from twin.observe.proposals import Means
 from twin.observe.supplement import RUNNABLE, Supplemented, Supplementer
 from twin.observe.validate import Breadth
@@ -54,6 +54,8 @@ class SupplementedPack:
     proposed: dict[str, int]
     mean_coverage: float | None
     """Of the changed lines that can run, over the commits that changed any; None without one."""
+    refused: dict[str, str]
+    """Machines of a cluster that could not take part, and why."""
     seconds: float
     supplements: tuple[Supplement, ...]
 
@@ -62,22 +64,17 @@ class SupplementedPack:
 class _Asked:
     """What a worker is told once."""
 
+    pack: str
     folder: Path
     place: Path
+    checksum: str
+    """Of the pack's manifest."""
     root: Path
     config: Config
     generators: tuple[str, ...]
     model: str
     breadth: Breadth
-    level: SandboxLevel
-
-
-@dataclass(frozen=True)
-class _Item:
-    natural: Validation
-
-    def __hash__(self) -> int:
-        return hash(self.natural.commit_id)
+    level: SandboxLevel | None
 
 
 def supplement_pack(
@@ -87,7 +84,8 @@ def supplement_pack(
     *,
     generators: Sequence[str] = MODELLESS,
     model: str = "",
-    workers: int = 1,
+    workers: int | None = 1,
+    ray: str = "",
     newest: int | None = None,
     breadth: Breadth = "targeted",
     level: SandboxLevel | None = None,
@@ -106,42 +104,44 @@ def supplement_pack(
         asker(model, config, root)  # before anything takes time
     place = store.folder / "environments"
     found = validate_pack(
-        folder, store, place, workers=workers, newest=newest, breadth=breadth, level=level,
-        progress=progress,
+        folder, store, place, workers=workers, ray=ray, newest=newest, breadth=breadth,
+        level=level, progress=progress,
     )  # fmt: skip
     chosen = tuple(name for name in GENERATORS if name in generators)
     asked_of = model if "backend" in chosen else ""
-    asked = {
-        one.commit_id: lookup_of(
-            VERSION, found.pack, one.commit_id, one.environment, one.why, breadth, chosen, asked_of
-        )
-        for one in found.validations
-    }
-    known = store.supplements.known(asked.values())
-    answers = {commit: known[key] for commit, key in asked.items() if key in known}
     tell = progress or (lambda what, done, total: None)
     told = _Asked(
-        folder=folder, place=place, root=root, config=config, generators=chosen, model=asked_of,
-        breadth=breadth, level=open_sandbox(level).level,
+        pack=found.pack, folder=folder.absolute(), place=place.absolute(),
+        checksum=read_manifest(folder).checksum, root=root, config=config, generators=chosen,
+        model=asked_of, breadth=breadth, level=level,
     )  # fmt: skip
-    left = [_Item(one) for one in found.validations if one.commit_id not in answers]
-    runnable = [item for item in left if item.natural.why in RUNNABLE]
-    answers |= {
-        item.natural.commit_id: _unanswered(item, "") for item in left if item not in runnable
-    }
-    tell("supplementing", len(answers), len(asked))
-    for one in Spread(partial(_Supplementing, told), workers).over(runnable):
-        for content in one.contents.values():
-            store.artifacts.put(content)
-        record = one.record
-        store.supplements.add(found.pack, asked[record.commit_id], record)
-        answers[record.commit_id] = record
-        tell("supplementing", len(answers), len(asked))
+    asked = {}
+    unrun: dict[str, Supplement] = {}
+    for natural, one in found.validations.items():
+        key = lookup_of(
+            VERSION, found.pack, one.commit_id, one.environment, one.why, breadth, chosen, asked_of
+        )
+        asked[key] = natural
+        if one.why not in RUNNABLE:
+            unrun[key] = _unanswered(one, "")
+    known = store.supplements.known(asked)
+    left = [key for key in asked if key not in known and key not in unrun]
+    tell("supplementing", len(asked) - len(left), len(asked))
+    refused = spread(
+        store,
+        partial(_Supplementing, told),
+        ((key, {"lookup": key, "natural": asked[key]}) for key in left),
+        workers,
+        tell=lambda left: tell("supplementing", len(asked) - left, len(asked)),
+        ray=ray,
+    )
+    answers = unrun | store.supplements.known(asked)
     return _summary(
         found.pack,
         chosen,
-        [answers[one.commit_id] for one in found.validations],
+        [answers[key] for key in asked],
         num_known=len(known),
+        refused=found.refused | refused,
         seconds=time.monotonic() - started,
     )
 
@@ -152,6 +152,7 @@ def _summary(
     found: Sequence[Supplement],
     *,
     num_known: int,
+    refused: dict[str, str],
     seconds: float,
 ) -> SupplementedPack:
     shares = [one.coverage.share for one in found if one.coverage and one.coverage.num_changed]
@@ -168,6 +169,7 @@ def _summary(
         accepted=dict(Counter(one.generator for one in proposals if not one.why).most_common()),
         proposed=dict(Counter(one.generator for one in proposals).most_common()),
         mean_coverage=sum(shares) / len(shares) if shares else None,
+        refused=refused,
         seconds=seconds,
         supplements=tuple(found),
     )
@@ -176,16 +178,32 @@ def _summary(
 class _Supplementing:
     """Supplements commits of one pack."""
 
-    def __init__(self, asked: _Asked) -> None:
+    def __init__(self, asked: _Asked, store: Store) -> None:
         self._asked = asked
-        self._packed = open_pack(asked.folder, asked.place, check=False)
+        self._store = store
+        self._packed = open_same_pack(asked.folder, asked.place, asked.checksum)
         self._repository = self._packed.repository()
         self._sandbox = open_sandbox(asked.level)
         ask = asker(asked.model, asked.config, asked.root) if asked.model else None
         self._generators = [GENERATORS[name](Means(ask=ask)) for name in asked.generators]
 
-    def answer(self, item: _Item) -> Supplemented:
-        natural = item.natural
+    def answer(self, told: Any) -> None:
+        lookup, natural = told["lookup"], self._natural(told)
+        # It was kept, but whoever did so was killed before it could say so.
+        if not self._store.supplements.known([lookup]):
+            found = self._supplemented(natural)
+            for content in found.contents.values():
+                self._store.artifacts.put(content)
+            self._store.supplements.add(self._asked.pack, lookup, found.record)
+
+    def failure(self, told: Any, reason: str) -> None:
+        record = _unanswered(self._natural(told), reason)
+        self._store.supplements.add(self._asked.pack, told["lookup"], record)
+
+    def _natural(self, told: Any) -> Validation:
+        return self._store.validations.known([told["natural"]])[told["natural"]]
+
+    def _supplemented(self, natural: Validation) -> Supplemented:
         commit = read_commit(self._repository, natural.commit_id)
         supplementer = Supplementer(
             self._repository,
@@ -196,12 +214,8 @@ class _Supplementing:
         )
         return supplementer.supplement(commit, sides_of(self._repository, commit), natural)
 
-    def failure(self, item: _Item, reason: str) -> Supplemented:
-        return Supplemented(_unanswered(item, reason), {})
 
-
-def _unanswered(item: _Item, reason: str) -> Supplement:
-    natural = item.natural
+def _unanswered(natural: Validation, reason: str) -> Supplement:
     return Supplement(
         commit_id=natural.commit_id,
         parent_id=natural.parent_id,

@@ -1,86 +1,89 @@
-"""Work spread over processes of this machine, whatever becomes of them.
+"""Work spread over processes, of this machine or of a cluster, whatever becomes of them.
 
-An item's answer comes back in whatever order. An item on which a worker fails is tried three times,
-then its failure is its answer: one bad item never stops the rest. Memory does not grow with the
-number of items. What the work is, is the caller's business.
+What is to be done is in the store's queue (`store.queue`), and every worker takes its next item
+from there, so several campaigns, and several machines, can work on one store at once. A worker
+keeps its answers in the store itself; nothing passes through who began this, whose memory does not
+grow with the work. An item on which a worker fails or dies is tried three times, over any number of
+processes and restarts; then its failure is its answer: one bad item never stops the rest. What a
+worker does is in `working`; what the work is, is the caller's business.
 """
 
+import contextlib
 import multiprocessing
 import os
+import secrets
 import signal
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Final, Generic, Protocol, TypeVar
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Final, Protocol
 
 from twin.coding.sandbox.confine import PR_SET_PDEATHSIG, prctl
-from twin.errors import TwinError
+from twin.cycle.cluster import Nodes
+from twin.cycle.working import TRIES, Begin, Shift, work
+from twin.errors import MissingRequirement, StoreError, TwinError
+from twin.store.database import Store
+from twin.store.owners import this_process
+from twin.store.queue import WorkQueue
 
-TRIES: Final = 3
+LOOK_S: Final = 0.5
+"""How often who began looks at what is left, if no worker ends before."""
+STOP_S: Final = 3.0
+"""For a worker to end its run and clean up behind it."""
 
-Item = TypeVar("Item", bound=Hashable)
-Answer = TypeVar("Answer")
-
-
-Given = TypeVar("Given", contravariant=True)
-Gives = TypeVar("Gives", covariant=True)
-
-
-class Worker(Protocol[Given, Gives]):
-    """Made once in each process."""
-
-    def answer(self, item: Given) -> Gives: ...
-    def failure(self, item: Given, reason: str) -> Gives: ...
+Tell = Callable[[int], None]
+"""Called with how many items are left."""
 
 
-class Spread(Generic[Item, Answer]):
-    """The answers to many items."""
+class Crew(Protocol):
+    """Workers that run beside who began them."""
 
-    def __init__(self, begin: Callable[[], Worker[Item, Answer]], num_workers: int) -> None:
-        """`begin` makes a worker; it and the items must survive pickling where there are several
-        workers."""
-        self._begin = begin
-        self._num_workers = num_workers
+    def look(self, wait_s: float) -> None:
+        """Waits a moment, and replaces those that have died. Raises what a worker could not go on
+        for."""
 
-    def over(self, items: Sequence[Item]) -> Iterator[Answer]:
-        """An answer for each item."""
-        if not items:
-            return
-        worker = self._begin()  # also here: it tells how an item failed whose process was killed
-        if self._num_workers == 1:
-            for item in items:
-                yield _three_times(worker, item)
-            return
-        tries: Counter[Item] = Counter()
-        waiting = list(reversed(items))
-        while waiting:
-            running: dict[Future[Answer], Item] = {}
-            pool = ProcessPoolExecutor(
-                self._num_workers,
-                multiprocessing.get_context("spawn"),
-                initializer=_enter,
-                initargs=(self._begin, os.getpid()),
-            )
-            try:
-                while waiting or running:
-                    while waiting and len(running) < 2 * self._num_workers:
-                        running[pool.submit(_answer, waiting[-1])] = waiting[-1]
-                        waiting.pop()
-                    for done in wait(running, return_when=FIRST_COMPLETED).done:
-                        answer = done.result()
-                        del running[done]
-                        yield answer
-            except BrokenProcessPool:
-                # Nobody knows over which item a worker was killed: all that were begun count.
-                for item in running.values():
-                    tries[item] += 1
-                    if tries[item] >= TRIES:
-                        yield worker.failure(item, "its worker was killed")
-                    else:
-                        waiting.append(item)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+    def stop(self) -> None:
+        """Ends them all, at once."""
+
+
+def spread(
+    store: Store,
+    begin: Begin,
+    items: Iterable[tuple[str, Any]],
+    num_workers: int | None,
+    *,
+    tell: Tell,
+    ray: str = "",
+) -> dict[str, str]:
+    """Has every item done: a key for the question, and what a worker is told of it, as JSON.
+
+    Of `begin` there is one worker for each process; it must survive pickling where there are
+    several. One works here; with `ray`, the address of a cluster, all work there. `num_workers`
+    None means one for each core. Gives the machines that could not take part, and why. Raises what
+    keeps every machine from going on.
+    """
+    queue = f"{this_process()}/{secrets.token_hex(4)}"
+    try:
+        if not store.queue.put(queue, items):
+            return {}
+        store.queue.free_lost(queue)  # of campaigns that were killed before
+        shift = Shift(address=store.address, queue=queue, begin=begin)
+        if ray:
+            with Nodes(shift, ray, num_workers) as nodes:
+                _with(nodes, store.queue, queue, tell)
+            return nodes.refused
+        num_workers = num_workers or default_workers()
+        if num_workers > 1:
+            _with(Processes(shift, num_workers), store.queue, queue, tell)
+        else:
+            _alone(store, shift, tell)
+        return {}
+    finally:
+        with contextlib.suppress(StoreError):  # what ended this says more
+            store.queue.close(queue)
 
 
 def default_workers() -> int:
@@ -88,29 +91,103 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0))
 
 
-_worker: Any = None
+def _with(crew: Crew, waiting: WorkQueue, queue: str, tell: Tell) -> None:
+    """Waits until a crew has done everything, and does what no worker can: notice the dead."""
+    try:
+        while _left(waiting, queue, tell):
+            crew.look(LOOK_S)
+            waiting.free_lost(queue)
+    finally:
+        crew.stop()
 
 
-def _enter(begin: Callable[[], Any], parent: int) -> None:
-    """In a worker process, once. It ends with who began it, even by `kill -9`, and its runs with
-    it; Ctrl-C is its parent's to handle."""
-    global _worker
+def _left(waiting: WorkQueue, queue: str, tell: Tell) -> int:
+    left = waiting.num_left(queue)
+    tell(left)
+    return left
+
+
+def _alone(store: Store, shift: Shift, tell: Tell) -> None:
+    with contextlib.closing(work(store, shift)) as lefts:
+        for left in lefts:
+            tell(left)
+
+
+# --- several, on this machine
+
+
+class Processes:
+    """A crew of processes on this machine. They end with who began them, even by `kill -9`, and
+    their runs with them."""
+
+    def __init__(self, shift: Shift, num_workers: int) -> None:
+        self._shift = shift
+        self._context = multiprocessing.get_context("spawn")
+        self._num_stillborn = 0
+        self._crew = [self._begun() for _ in range(num_workers)]
+
+    def look(self, wait_s: float) -> None:
+        at_work = [process for process, _ in self._crew if process.exitcode is None]
+        wait([process.sentinel for process in at_work], wait_s)
+        for at, (process, said) in enumerate(self._crew):
+            if process.exitcode is None:
+                continue
+            heard = _heard(said)
+            if heard and heard[-1] is not None:
+                raise heard[-1]
+            if process.exitcode:
+                # One that had begun held an item, whose tries are counted.
+                self._num_stillborn += not heard
+                if self._num_stillborn >= TRIES:
+                    raise MissingRequirement(
+                        f"Workers end before they begin (exit code {process.exitcode}). Free some "
+                        "memory, or give fewer `--workers`."
+                    )
+                self._crew[at] = self._begun()
+
+    def stop(self) -> None:
+        for process, _ in self._crew:
+            process.terminate()
+        limit = time.monotonic() + STOP_S
+        for process, said in self._crew:
+            process.join(max(limit - time.monotonic(), 0))
+            process.kill()
+            process.join()
+            said.close()
+
+    def _begun(self) -> tuple[BaseProcess, Connection]:
+        hears, says = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=_enter, args=(self._shift, os.getpid(), says), daemon=True
+        )
+        process.start()
+        says.close()
+        return process, hears
+
+
+def _heard(said: Connection) -> list[Exception | None]:
+    """Everything that a worker which has ended had said: None when it began, and what it could not
+    go on for."""
+    found: list[Exception | None] = []
+    with contextlib.suppress(EOFError):
+        while said.poll():
+            found.append(said.recv())
+    return found
+
+
+def _enter(shift: Shift, parent: int, says: Connection) -> None:
+    """In a worker process. Ctrl-C is its parent's to handle, who then asks it to end."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # it was gone before
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker = begin()
-
-
-def _answer(item: Any) -> Any:
-    """In a worker process."""
-    return _three_times(_worker, item)
-
-
-def _three_times(worker: Worker[Item, Answer], item: Item) -> Answer:
-    for _ in range(TRIES):
-        try:
-            return worker.answer(item)
-        except (TwinError, OSError) as error:
-            reason = f"{type(error).__name__}: {error}"
-    return worker.failure(item, reason)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with shift.address.open() as store:
+            says.send(None)
+            for _ in work(store, shift):
+                pass
+    except (TwinError, OSError) as error:
+        says.send(error)
+    except Exception as error:  # not every exception survives the way: its text does
+        says.send(RuntimeError("".join(traceback.format_exception(error))))

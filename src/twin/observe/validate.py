@@ -128,6 +128,7 @@ class Validator:
             classes=classes,
             selection=selection,
             level=runs[0].level if runs else None,
+            limiter=runs[0].limiter if runs else "",
             num_runs=len(runs),
             seconds=time.monotonic() - started,
             cpu_s=sum(run.cpu_s for run in runs),

@@ -6,6 +6,7 @@ is in the tables belongs to the modules next to this one.
 
 import os
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,7 @@ from twin.store.history import HistoryTable
 from twin.store.keys import KeyRing
 from twin.store.outcomes import Outcomes
 from twin.store.pairs import PairTable
+from twin.store.queue import WorkQueue
 from twin.store.registry import Registry
 from twin.store.runs import RunLog, forget_stages
 from twin.store.sessions import Sessions
@@ -35,6 +37,18 @@ FOLDER = ".twin"
 DEFAULT_WAIT_S = 30.0
 """Longer than the longest transaction here, writing a history of 100,000 commits; shorter than a
 user's patience."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What another process needs to open the same store. Holds the database's password, if any."""
+
+    root: Path
+    url: str = field(repr=False)
+
+    def open(self) -> "Store":
+        """The store, open."""
+        return open_store(self.root, self.url)
 
 
 class Store:
@@ -53,6 +67,7 @@ class Store:
         self.mutants = mutant_log(database)
         self.outcomes = Outcomes(database)
         self.pairs = PairTable(database)
+        self.queue = WorkQueue(database)
         self.registry = Registry(database)
         self.runs = RunLog(database)
         self.sessions = Sessions(database)
@@ -70,6 +85,12 @@ class Store:
     def place(self) -> str:
         """The database's file or URL, without its password."""
         return self._database.place
+
+    @property
+    def address(self) -> Address:
+        """For the other processes of this program."""
+        url = self._database.engine.url.render_as_string(hide_password=False)
+        return Address(self.folder.parent.absolute(), url)
 
     def rebuild_curated(self) -> None:
         """Drops every curated table and makes it again, empty but for what raw knows.

@@ -2,9 +2,10 @@
 
 `raw_*` only grows: triggers refuse UPDATE and DELETE. `curated_*` can be dropped at any time and
 made again from the repository and from raw. `session_*` is one task's working memory. `traffic_*`
-is what passed the gateway: triggers refuse UPDATE, and only retention deletes. Reads and writes
-nothing itself; `migrations` brings a database to this shape, and a test holds the two
-together. `info["what"]` of each table stands in `docs/store.md`.
+is what passed the gateway: triggers refuse UPDATE, and only retention deletes. `work_*` is who does
+what at the moment, and can be emptied whenever nothing runs. Reads and writes nothing itself;
+`migrations` brings a database to this shape, and a test holds the two together. `info["what"]` of
+each table stands in `docs/store.md`.
 """
 
 from sqlalchemy import (
@@ -26,7 +27,7 @@ from sqlalchemy import (
 
 from twin.store.columns import AnyText, Id, JsonText
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest migration. Written here too, so that opening a store need not import Alembic."""
 
 metadata = MetaData(
@@ -553,7 +554,35 @@ traffic_spend = Table(
     info={"what": "What one key used of one model in one month (UTC). Stays when calls go."},
 )
 
+# ---------------------------------------------------------------- work: who does what at the moment
+
+# No foreign keys: an item goes when it is done while others may just be asking for it.
+work_item = Table(
+    "work_item",
+    metadata,
+    # A digest of the question, the same in every campaign that asks it.
+    Column("key", String(64), primary_key=True),
+    Column("told", JsonText, nullable=False),
+    # The process that holds it, and in which queue it took it; empty while nobody does.
+    Column("owner", AnyText, nullable=False, index=True),
+    Column("queue", AnyText, nullable=False),
+    # By the database's clock; the holder puts it off as long as it lives.
+    Column("expires_at", Double, nullable=False),
+    Column("num_tries", Integer, nullable=False),
+    Column("reason", AnyText, nullable=False),
+    info={"what": "Work to be done: who holds it, how often it was begun, why that failed."},
+)
+
+work_wish = Table(
+    "work_wish",
+    metadata,
+    Column("queue", AnyText, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("key", String(64), nullable=False, index=True),
+    info={"what": "What one running campaign waits for, in its order."},
+)
+
 
 def tables_of(lifecycle: str) -> list[Table]:
-    """The tables of `raw`, `curated`, `session` or `traffic`, referenced ones first."""
+    """The tables of `raw`, `curated`, `session`, `traffic` or `work`, referenced ones first."""
     return [table for table in metadata.sorted_tables if table.name.startswith(f"{lifecycle}_")]

@@ -44,12 +44,17 @@ class FoundLog(Generic[Found]):
                 },
             )
 
-    def of_pack(self, pack: str) -> list[Found]:
-        """Every record of a pack, the oldest first."""
+    def of_pack(self, pack: str) -> dict[str, Found]:
+        """Every record of a pack by what was asked, the oldest first."""
         columns = self._table.c
-        query = select(columns.result).where(columns.pack == pack).order_by(columns.id)
+        query = (
+            select(columns.lookup, columns.result).where(columns.pack == pack).order_by(columns.id)
+        )
         with self._database.reading() as connection:
-            return [msgspec.convert(row.result, self._kind) for row in connection.execute(query)]
+            return {
+                row.lookup: msgspec.convert(row.result, self._kind)
+                for row in connection.execute(query)
+            }
 
     def known(self, lookups: Iterable[str]) -> dict[str, Found]:
         """Those of the questions that were answered before."""

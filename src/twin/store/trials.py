@@ -4,7 +4,9 @@ Raw: only appended, and the first answer to a question stays. Knows no step's me
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import select
@@ -14,6 +16,17 @@ from twin.store.schema import raw_trial_step as table
 from twin.store.validations import lookup_of
 
 Result = dict[str, Any]
+_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """What one trial has come to so far, by step."""
+
+    commit_id: str
+    number: int
+    results: dict[str, Result]
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +69,26 @@ class TrialLog:
                 key = row.campaign, row.number
                 found.setdefault(key, trial).steps[row.step] = dict(row.result)
         return list(found.values())
+
+    def every(self, campaign: str) -> Iterator[Steps]:
+        """All trials of a campaign, read as they are needed."""
+        columns = (table.c.commit_id, table.c.number, table.c.step, table.c.result, table.c.seconds)
+        query = (
+            select(*columns)
+            .where(table.c.campaign == campaign)
+            .order_by(table.c.commit_id, table.c.number, table.c.id)
+            .execution_options(yield_per=_PAGE)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query)
+            for (commit_id, number), steps in groupby(rows, key=lambda row: (row[0], row[1])):
+                found = list(steps)
+                yield Steps(
+                    commit_id=commit_id,
+                    number=number,
+                    results={row.step: dict(row.result) for row in found},
+                    seconds={row.step: row.seconds for row in found},
+                )
 
     def add(
         self,

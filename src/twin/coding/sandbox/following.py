@@ -75,9 +75,12 @@ class Following:
             code = self._end()
         wall_s = time.monotonic() - started
         self._drain()
+        if self.verdict is None and self.run.group is not None and self.run.group.has_run_out():
+            self.verdict = self._out_of_memory()
         cause, detail = self.verdict or self._how(code)
         return Ended(
             level=self.level,
+            limiter=f"cgroup v{self.run.group.version}" if self.run.group else "watching",
             cause=cause,
             code=code - 128 if cause == "signal" else max(code, 0) if cause == "exit" else 0,
             detail=detail,
@@ -162,10 +165,12 @@ class Following:
         seen = private_bytes(pids)
         self.cpu_s = max(self.cpu_s, cpu_seconds(pids))
         self.peak = max(self.peak, seen)
-        if seen > self.limits.memory_bytes:
-            self.verdict = (
-                "memory", f"held more than {_mib(self.limits.memory_bytes)} in memory"
-            )  # fmt: skip
+        group = self.run.group
+        if seen > self.limits.memory_bytes or (group is not None and group.has_run_out()):
+            self.verdict = self._out_of_memory()
+
+    def _out_of_memory(self) -> tuple[Cause, str]:
+        return "memory", f"held more than {_mib(self.limits.memory_bytes)} in memory"
 
     def _look_at_files(self, pid: int) -> None:
         files, size = self._files(pid)

@@ -18,8 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from twin.coding.sandbox import mounts, syscalls
-from twin.coding.sandbox.limits import Job
+from twin.coding.sandbox import cgroups, mounts, syscalls
+from twin.coding.sandbox.limits import Job, Limits
 from twin.records import SandboxLevel
 
 CONFINE: Final = Path(__file__).with_name("confine.py")
@@ -33,6 +33,8 @@ class Launched:
     """A run that has begun. Whoever gave the stack closes what it opened."""
 
     process: subprocess.Popen[bytes]
+    group: cgroups.Group | None
+    """The control group that holds it, where there is one."""
     box: str
     """The folder it lives in, by its name inside."""
     outputs: int
@@ -48,6 +50,15 @@ class Launched:
 def launch(level: SandboxLevel, program: str, job: Job, stack: contextlib.ExitStack) -> Launched:
     """Starts a job; `program` is bubblewrap, where the level needs it."""
     return _Launch(level, program, job, stack).whole()
+
+
+def _group(limits: Limits, stack: contextlib.ExitStack) -> cgroups.Group | None:
+    """A control group for a run, where one can be had. What it writes is in memory, and counts."""
+    place = cgroups.place()
+    if place is None:
+        return None
+    memory_bytes = limits.memory_bytes + limits.disk_bytes
+    return stack.enter_context(cgroups.group(place, memory_bytes, limits.num_processes))
 
 
 @dataclass
@@ -80,6 +91,7 @@ class _Launch:
         self.limits = job.limits
         self.stack = stack
         self.box = ""
+        self.group = _group(job.limits, stack)
         self.pipes = [_Pipe.made(stack) for _ in range(4)]
         self.outputs, self.results, self.said, self.told = self.pipes
         first = job.command[0]
@@ -108,7 +120,7 @@ class _Launch:
         line += [self.python, "-I", "-S", str(CONFINE)]
         line += [str(told), str(tree), str(self.said.writer), str(os.getpid())]
         process = subprocess.Popen(
-            line,
+            self.group.entering(line) if self.group else line,
             stdin=subprocess.DEVNULL,
             stdout=self.outputs.writer,
             stderr=self.outputs.writer,
@@ -120,6 +132,7 @@ class _Launch:
             pipe.close_writer()
         return Launched(
             process=process,
+            group=self.group,
             box=self.box,
             outputs=self.outputs.reader,
             results=self.results.reader,

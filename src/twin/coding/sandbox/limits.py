@@ -63,6 +63,9 @@ class Ended:
     """How a run was over, and what it used."""
 
     level: SandboxLevel
+    limiter: str
+    """What held it to its memory and processes: `cgroup v2`, `cgroup v1`, or `watching`, a look
+    every 50 ms."""
     cause: Cause
     code: int
     """Its exit code, or the signal's number where a signal ended it; 0 where nothing began."""

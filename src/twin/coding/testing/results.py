@@ -91,6 +91,8 @@ class TestRun:
     unsteady: frozenset[str]
     """They crashed in company and not alone, or did not come to the same each time."""
     level: SandboxLevel
+    limiter: str
+    """As `sandbox.limits.Ended` has it."""
     num_starts: int
     """Sandboxes it took: one more for each crash."""
     wall_s: float

@@ -259,6 +259,7 @@ class _Selected:
             fault=fault,
             unsteady=frozenset(self.unsteady),
             level=last.level,
+            limiter=last.limiter,
             num_starts=len(self.ends),
             wall_s=sum(ended.wall_s for ended in self.ends),
             cpu_s=sum(ended.cpu_s for ended in self.ends),
