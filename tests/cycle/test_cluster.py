@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.coding.conftest import World
 from tests.observe.small_project import FIRST, SECOND
+from tests.store import conftest as databases
 
 from twin.cli.main import run
 from twin.cycle.workers import spread
@@ -23,8 +24,8 @@ from twin.store.database import open_store
 
 if TYPE_CHECKING:
     from tests.store.conftest import Server
-
-pytest_plugins = ["tests.store.conftest"]
+postgresql = databases.postgresql
+"""The server that the store is tested with."""
 
 ROOT = Path(__file__).parents[2]
 
