@@ -136,7 +136,8 @@ class _Packing:
     def _resolved(
         self, commits: Sequence[MinedCommit], tell: Tell
     ) -> list[tuple[Lock, Needs, list[MinedCommit]]]:
-        """Commits by the lock they share, each with the needs of its newest."""
+        """Commits by the lock they share, each with the needs of its newest; the newest first, as
+        what others come to in the end is judged where it is tried first."""
         groups: dict[str, tuple[Needs, list[MinedCommit]]] = {}
         reader = _NeedsReader(self.repository)
         for done, one in enumerate(commits):
@@ -154,7 +155,7 @@ class _Packing:
                 continue
             locks.setdefault(lock.key, (lock, wanted, []))[2].extend(ones)
         tell("resolving versions", len(groups), len(groups))
-        return list(locks.values())
+        return sorted(locks.values(), key=lambda found: -_newest(found[2]).commit_time)
 
     def _attempts(
         self, lock: Lock, wanted: Needs, ones: list[MinedCommit]
