@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twin.coding.alignment import alignment, f1
+from twin.coding.alignment import Target, alignment, weighted_f1
 from twin.coding.plan import Plan, Step, without
 
 TRUTH = Plan(
@@ -71,6 +71,19 @@ def test_losing_a_target_never_helps(steps: dict[str, frozenset[str]], data: st.
     assert last == 0
 
 
+def test_what_no_test_can_see_weighs_little_but_is_part_of_the_whole() -> None:
+    truth = Plan(steps=(Step(path="a.py", symbols=("f",)), Step(path="docs/a.md")))
+    without_documents, without_code = (without(truth, paths=[p]) for p in ("docs/a.md", "a.py"))
+    assert 0.95 < score(without_documents, truth) < 1
+    assert 0 < score(without_code, truth) < 0.15
+
+
+def targets(*paths: str) -> set[Target]:
+    return {(path, "") for path in paths}
+
+
 def test_f1_is_between_precision_and_recall() -> None:
-    assert f1({1, 2}, {2, 3, 4}) == pytest.approx(0.4)
-    assert f1(set(), {1}) == f1({1}, set()) == 0
+    assert weighted_f1(targets("a.py", "b.py"), targets("b.py", "c.py", "d.py")) == pytest.approx(
+        0.4
+    )
+    assert weighted_f1(set(), targets("a.py")) == weighted_f1(targets("a.py"), set()) == 0

@@ -41,7 +41,7 @@ from twin.store.trials import Result, Steps
 from twin.store.validations import lookup_of
 
 STEPS: Final = ("retrieve", "plan", "execute", "validate")
-VERSION: Final = 1
+VERSION: Final = 2
 """Of what a step's result means; a new one does everything again."""
 
 
