@@ -1,5 +1,5 @@
 """What is known of one commit, brought together for `curate.pairs`: the repository before and after
-it, what was retrieved at its parent, the trials. Reads the store and the repository; makes no pairs.
+it, what was retrieved at its parent, the trials. Makes no pairs.
 """
 
 from collections import Counter
