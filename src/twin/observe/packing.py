@@ -7,7 +7,6 @@ and after (`validate`).
 
 import contextlib
 import errno
-import os
 import re
 import shutil
 import time
@@ -25,9 +24,10 @@ from twin.coding.testing.options import FILES, own_options
 from twin.coding.testing.results import Selection
 from twin.coding.testing.run import run_tests
 from twin.coding.testing.trees import Tree
-from twin.errors import EnvironmentFailed, UsageError
+from twin.errors import EnvironmentFailed
 from twin.observe import environments
 from twin.observe.building import BuildFailed, Built, build
+from twin.observe.drafts import draft_of
 from twin.observe.environments import Lock
 from twin.observe.interpreters import Interpreter, own_interpreter, suiting
 from twin.observe.manifest import (
@@ -68,21 +68,9 @@ def pack(
     Each commit gets the first of the `pythons` (this program's own without any) that it allows and
     that its suite passes on. Complete or absent: it is made beside `out` and renamed at the end.
     """
-    if out.exists():
-        raise UsageError(f"{out} is there already. Give another folder, or remove it.")
-    draft = out.with_name(f".{out.name}.making-{os.getpid()}")
-    try:
+    with draft_of(out, "Give another folder, or remove it.") as draft:
         packing = _Packing(repository, draft, sandbox, pythons or [own_interpreter()])
-        manifest = packing.make(commits, counts, tell or (lambda what, done, total: None))
-        try:
-            os.rename(draft, out)
-        except OSError as error:
-            if out.is_dir():  # somebody else was faster
-                raise UsageError(f"{out} is there already. Look at it.") from error
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return manifest
+        return packing.make(commits, counts, tell or (lambda what, done, total: None))
 
 
 class _Packing:

@@ -20,6 +20,7 @@ from twin.coding.testing.options import FILES, own_options
 from twin.coding.testing.trees import Tree
 from twin.errors import EnvironmentFailed, PackDamaged, RepositoryError, UsageError
 from twin.observe import environments
+from twin.observe.drafts import draft_of
 from twin.observe.interpreters import find_interpreter
 from twin.observe.manifest import Manifest, PackedEnvironment
 from twin.observe.packs import Packed, clone, open_pack
@@ -70,21 +71,11 @@ def unpack(pack: Path, into: Path | None = None, *, at: str = "HEAD") -> Unpacke
     packed = open_pack(pack, Path(os.devnull))
     assert packed.manifest is not None
     folder = (into or Path(packed.manifest.name)).absolute()
-    if os.path.lexists(folder):
-        raise UsageError(f"{folder} is there already. Give another one with `--into`.")
-    draft = folder.with_name(f".{folder.name}.making-{os.getpid()}")
-    try:
-        with packed.repository() as repository:
-            made = _Unpacking(packed, packed.manifest, repository, draft, folder).at(at)
-        try:
-            os.rename(draft, folder)
-        except OSError as error:
-            if folder.is_dir():  # somebody else was faster
-                raise UsageError(f"{folder} is there already. Look at it.") from error
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return made
+    with (
+        draft_of(folder, "Give another one with `--into`.") as draft,
+        packed.repository() as repository,
+    ):
+        return _Unpacking(packed, packed.manifest, repository, draft, folder).at(at)
 
 
 class _Unpacking:
@@ -149,7 +140,6 @@ class _Unpacking:
 
     def _clone(self, commit_id: str, *, is_head: bool) -> None:
         """A clone of its own, with no hook of anybody's."""
-        self.draft.parent.mkdir(parents=True, exist_ok=True)
         clone(self.repository.root, self.draft, "--no-checkout")
         where = [] if is_head else ["--detach", commit_id]
         done = ask(self.draft, *NO_LFS, "checkout", "--quiet", *where)
