@@ -80,6 +80,9 @@ class Slow:
     def failure(self, told: int, reason: str) -> None:
         raise AssertionError(reason)
 
+    def close(self) -> None:
+        pass
+
 
 @pytest.fixture
 def cluster() -> Iterator[subprocess.Popen[str]]:

@@ -246,6 +246,9 @@ class _Solving:
     def failure(self, told: Any, reason: str) -> None:
         self._keep(self._item(told), "validate", {"why": "error", "detail": reason}, 0.0)
 
+    def close(self) -> None:
+        self._repository.close()
+
     def _item(self, told: Any) -> _Item:
         lookup = told["proof"]
         proof = self._store.validations.known([lookup]).get(lookup)

@@ -239,6 +239,9 @@ class _Validating:
         one = self._commits[commit_id]
         self._keep(one, replace(_unrun(one, reason), why="error"))
 
+    def close(self) -> None:
+        self._repository.close()
+
     def _validated(self, one: PackedCommit) -> Validation:
         environment = self._packed.environment(one.environment)
         validator = Validator(

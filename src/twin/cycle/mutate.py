@@ -5,6 +5,7 @@ Which faults, and in what order, follows from the code, its tests and a seed. Ea
 store, the file with the fault among the artefacts, by the process that found it.
 """
 
+import contextlib
 import itertools
 import time
 from collections import Counter
@@ -84,10 +85,9 @@ def mutate_pack(
     asked = _Asked(name, folder.absolute(), place.absolute(), checksum, newest, level)
     tell = progress or (lambda what, done, total: None)
     tell("running the suite", 0, 1)
-    worker = _Mutating(asked, store)
-    planted = {
-        _lookup(name, newest, one): one for one in itertools.islice(worker.candidates(seed), count)
-    }
+    with contextlib.closing(_Mutating(asked, store)) as worker:
+        found = itertools.islice(worker.candidates(seed), count)
+        planted = {_lookup(name, newest, one): one for one in found}
     known = store.mutants.known(planted)
     tell("planting faults", len(known), len(planted))
     spread(
@@ -125,12 +125,12 @@ class _Mutating:
         self._asked = asked
         self._store = store
         packed = open_same_pack(asked.folder, asked.place, asked.checksum)
-        repository = packed.repository()
+        self._repository = packed.repository()
         self._mutator = Mutator(
-            repository,
+            self._repository,
             open_sandbox(asked.level),
             packed.environment(asked.commit.environment),
-            read_commit(repository, asked.commit.commit_id),
+            read_commit(self._repository, asked.commit.commit_id),
         )
         self.candidates = self._mutator.candidates
 
@@ -142,6 +142,9 @@ class _Mutating:
     def failure(self, told: Any, reason: str) -> None:
         mutant, content = self._mutator.described(_planted(told))
         self._keep(told, replace(mutant, detail=reason), content)
+
+    def close(self) -> None:
+        self._repository.close()
 
     def _keep(self, told: Any, mutant: Mutant, content: bytes) -> None:
         if content:

@@ -200,6 +200,9 @@ class _Supplementing:
         record = _unanswered(self._natural(told), reason)
         self._store.supplements.add(self._asked.pack, told["lookup"], record)
 
+    def close(self) -> None:
+        self._repository.close()
+
     def _natural(self, told: Any) -> Validation:
         return self._store.validations.known([told["natural"]])[told["natural"]]
 

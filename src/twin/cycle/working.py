@@ -28,6 +28,7 @@ class Worker(Protocol):
 
     def answer(self, told: Any) -> None: ...
     def failure(self, told: Any, reason: str) -> None: ...
+    def close(self) -> None: ...
 
 
 Begin = Callable[[Store], Worker]
@@ -46,8 +47,7 @@ def work(store: Store, shift: Shift) -> Generator[int, None, None]:
     """Does what is to be done, item after item; how many are left after each. Ends when nothing is,
     though others may have done it."""
     queue, owner = store.queue, this_process()
-    worker = shift.begin(store)
-    with _renewed(queue, owner):
+    with contextlib.closing(shift.begin(store)) as worker, _renewed(queue, owner):
         while True:
             leased = queue.take(shift.queue, owner)
             if leased is not None:
