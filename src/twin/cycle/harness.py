@@ -35,7 +35,7 @@ from twin.records import Commit, SandboxLevel, Validation
 from twin.store.database import Store
 from twin.store.validations import Answers, lookup_of
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of what an answer means; a new one asks everything again."""
 
 

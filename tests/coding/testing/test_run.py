@@ -347,3 +347,13 @@ def test_3(): assert False
     (run,) = runs_of(program, Selection(num_repeats=3, settled=frozenset({"test_a.py::test_2"})))
     assert run.unsteady == {"test_a.py::test_1"}
     assert outcomes(run) == {"test_1": "passed", "test_2": "passed", "test_3": "failed"}
+
+
+def test_node_ids_begin_at_the_root_also_where_settings_lie_beside_the_tests(
+    tests_of: Runs,
+) -> None:
+    files = {"tests/pytest.ini": "[pytest]\n", "tests/test_a.py": "def test(): pass\n"}
+    assert list(tests_of(files).results) == ["tests/test_a.py::test"]
+    assert list(tests_of(files, Selection(paths=("tests/test_a.py",))).results) == [
+        "tests/test_a.py::test"
+    ]

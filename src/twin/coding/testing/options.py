@@ -41,9 +41,10 @@ FILES: Final = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup
 
 STEADY: Final = (
     "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:random_order",
-    "-p", "no:rerunfailures", "--continue-on-collection-errors", "--tb=short", "-q",
+    "-p", "no:rerunfailures", "--continue-on-collection-errors", "--tb=short", "-q", "--rootdir=.",
 )  # fmt: skip
-"""Given in every run; a plug-in that is not installed may be blocked all the same."""
+"""Given in every run; a plug-in that is not installed may be blocked all the same. Node ids begin
+at the root of the tree, also where the settings lie beside the tests."""
 
 
 def own_options(files: Mapping[str, str]) -> list[str]:
