@@ -31,8 +31,8 @@ REQUIREMENT_FILE: Final = re.compile(
 NOT_TESTED_WITH: Final = frozenset(
     {
         "black", "build", "bump2version", "bumpversion", "check-manifest", "codecov", "coveralls",
-        "cogapp", "flake8", "furo", "isort", "mkdocs", "mypy", "nox", "pip", "pip-tools",
-        "pre-commit", "pylint", "pyright", "ruff", "sphinx", "tox", "towncrier", "twine", "uv",
+        "cogapp", "flake8", "furo", "hatch", "isort", "mkdocs", "mypy", "nox", "pdm", "pip",
+        "pip-tools", "poetry", "pre-commit", "pylint", "pyright", "ruff", "sphinx", "tox", "towncrier", "twine", "uv",
         "wheel",
     }
 )  # fmt: skip
