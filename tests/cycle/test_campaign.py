@@ -101,6 +101,7 @@ def test_a_script_that_is_none_is_said_before_anything_runs(
         solve("scripted")
 
 
+@pytest.mark.slow
 def test_a_campaign_goes_on_at_the_step_where_it_was(
     solve: Callable[..., Campaign], monkeypatch: pytest.MonkeyPatch
 ) -> None:

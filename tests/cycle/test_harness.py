@@ -113,6 +113,7 @@ def test_a_commit_that_needs_a_newer_python_says_which(
     assert "twin pack --python" in found.detail
 
 
+@pytest.mark.slow
 def test_a_commit_whose_wheels_are_for_another_platform_is_an_answer(
     packed: Callable[..., Manifest], validate: Callable[..., Validated], tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_commit_whose_wheels_are_for_another_platform_is_an_answer(
     assert "pluggy" in found.detail
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_a_campaign_and_no_answer_is_made_up(
     packed: Callable[..., Manifest],
     validate: Callable[..., Validated],

@@ -278,6 +278,7 @@ def test_a_full_disk_is_no_fault_of_the_environment(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "world"]
 
 
+@pytest.mark.slow
 def test_of_two_packs_at_once_one_wins_and_the_other_says_so(
     packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +293,7 @@ def test_of_two_packs_at_once_one_wins_and_the_other_says_so(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["world", "world.pack"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("built", "said"),
     [

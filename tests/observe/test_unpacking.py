@@ -55,6 +55,7 @@ def test_any_commit_can_be_unpacked_with_the_nearest_environment(
     assert "1 passed" in shell(made.command).stdout or "2 passed" in shell(made.command).stdout
 
 
+@pytest.mark.slow
 def test_what_is_installed_is_nobody_elses(folder: Path, tmp_path: Path) -> None:
     """uv's own copies are linked where runs share them; here one may try a change."""
     made = unpack(folder, tmp_path / "work")
@@ -160,6 +161,7 @@ def test_a_tree_with_an_environment_of_its_own_is_refused(
     assert not list((tmp_path / "outside").iterdir())
 
 
+@pytest.mark.slow
 def test_what_a_build_adds_does_not_follow_links_out(
     folder: Path, tmp_path: Path, world: World
 ) -> None:
@@ -171,6 +173,7 @@ def test_what_a_build_adds_does_not_follow_links_out(
     assert not list((tmp_path / "outside").iterdir())
 
 
+@pytest.mark.slow
 def test_a_user_is_told_what_runs_the_tests(
     folder: Path,
     tmp_path: Path,
