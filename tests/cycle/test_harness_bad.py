@@ -46,6 +46,8 @@ def noted(self, one):
 
 harness._Validating._validated = noted
 if __name__ == "__main__":
+    # Whoever runs the tests in the background may have it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open_store(Path(home)) as store:
         found = run_campaign(
             Path(root, "world.pack"), store, Config(),

@@ -159,13 +159,15 @@ def test_interrupting_counts_against_no_item(
 
 
 PROGRAM = """
-import sys
+import signal, sys
 from functools import partial
 from pathlib import Path
 from tests.cycle.test_workers import Slow
 from twin.cycle.workers import spread
 from twin.store.database import open_store
 if __name__ == "__main__":
+    # Whoever runs the tests in the background may have it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     place, first, last, num_workers = Path(sys.argv[1]), *map(int, sys.argv[2:])
     items = [(str(n), n) for n in range(first, last)]
     with open_store(place) as store:
