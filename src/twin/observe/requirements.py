@@ -32,8 +32,8 @@ NOT_TESTED_WITH: Final = frozenset(
     {
         "black", "build", "bump2version", "bumpversion", "check-manifest", "codecov", "coveralls",
         "cogapp", "flake8", "furo", "hatch", "isort", "mkdocs", "mypy", "nox", "pdm", "pip",
-        "pip-tools", "poetry", "pre-commit", "pylint", "pyright", "ruff", "sphinx", "tox", "towncrier", "twine", "uv",
-        "wheel",
+        "pip-tools", "poetry", "pre-commit", "pylint", "pyright", "ruff", "sphinx", "tox",
+        "towncrier", "twine", "uv", "wheel",
     }
 )  # fmt: skip
 """Tools around a project. Where one of them is what the project stands on, it is a runtime need."""
