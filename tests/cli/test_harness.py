@@ -9,6 +9,7 @@ from tests.coding.conftest import World
 from tests.observe.small_project import FIRST, SECOND
 
 from twin.cli.main import run
+from twin.cycle.supplement import SupplementedPack
 
 pytestmark = pytest.mark.usefixtures("no_index")
 
@@ -115,3 +116,19 @@ def test_what_is_there_is_not_packed_over(world: World, capsys: pytest.CaptureFi
     Path("world.pack").mkdir()
     assert run(["pack", str(world.root)]) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_machines_that_did_not_take_part_are_named_whatever_the_work_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = SupplementedPack(
+        pack="x", generators=(), num_commits=0, num_known=0, num_natural=0, num_won=0,
+        num_strengthened=0, why={"not_run": 2}, accepted={}, proposed={}, mean_coverage=None,
+        refused={"node-2": "it has no pack"}, seconds=0.0, supplements=(),
+    )  # fmt: skip
+    monkeypatch.setattr("twin.cycle.supplement.supplement_pack", lambda *_, **__: found)
+    monkeypatch.chdir(tmp_path)
+    assert run(["harness", "supplement", "x.pack"]) == 0
+    shown = capsys.readouterr().out
+    assert "node-2 did not take part: it has no pack" in shown
+    assert "2 not run." in shown

@@ -8,7 +8,7 @@ import click
 from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door
 from twin.cli.harness_report import command as report
-from twin.cli.pack_options import campaign_options
+from twin.cli.pack_options import campaign_options, tell_refused
 from twin.cli.supplement import mutate, supplement
 
 if TYPE_CHECKING:
@@ -94,11 +94,11 @@ def validate(
             for one in found.validations
         ]
     show.table(f"Commits of {found.pack}", COLUMNS, rows)
-    _tell_refused(found.refused)
-    reasons = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in found.why.items())
+    tell_refused(found.refused)
+    reasons = show.counted(found.why, "no other")
     median = "" if found.median_seconds is None else f", {found.median_seconds:.1f} s in the median"
     show.say(
-        f"{found.num_valid} of {found.num_commits} valid{median}; {reasons or 'no other'}. "
+        f"{found.num_valid} of {found.num_commits} valid{median}; {reasons}. "
         f"{found.num_known} known before; sandbox: {', '.join(found.levels) or 'not needed'}."
     )
 
@@ -202,14 +202,9 @@ def run(
             for one in found.trials
         ],
     )
-    _tell_refused(found.refused)
+    tell_refused(found.refused)
     fit = "" if found.mean_alignment is None else f"; mean alignment {found.mean_alignment:.2f}"
     show.say(
         f"{found.num_solved} of {len(found.trials)} solved, of {found.num_valid} valid commits "
         f"among {found.num_commits}, and {found.num_won} valid by generated tests{fit}."
     )
-
-
-def _tell_refused(refused: dict[str, str]) -> None:
-    for machine, why in refused.items():
-        show.say(f"{machine} did not take part: {why}")

@@ -1,10 +1,12 @@
-"""Options of the commands that work on a whole pack."""
+"""Options of the commands that work on a whole pack, and what all of them say at the end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from twin.cli import show
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,3 +55,9 @@ def campaign_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def tell_refused(refused: Mapping[str, str]) -> None:
+    """The machines of a cluster that could not take part, and why."""
+    for machine, why in refused.items():
+        show.say(f"{machine} did not take part: {why}")

@@ -7,7 +7,7 @@ steer it. Decides nothing about what is shown.
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -117,6 +117,11 @@ def when(unix_seconds: float | None) -> str:
     if unix_seconds is None:
         return "-"
     return datetime.fromtimestamp(unix_seconds, tz=UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def counted(counts: Mapping[str, int], none: str) -> str:
+    """Reasons and how often, as people write them; `none` where there is no reason."""
+    return ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in counts.items()) or none
 
 
 def _cell(value: object) -> str:

@@ -7,7 +7,7 @@ import click
 
 from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door
-from twin.cli.pack_options import campaign_options, sandbox_option, workers_option
+from twin.cli.pack_options import campaign_options, sandbox_option, tell_refused, workers_option
 
 if TYPE_CHECKING:
     from twin.observe.validate import Breadth
@@ -94,10 +94,11 @@ def supplement(
             for one in found.supplements
         ],
     )
-    reasons = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in found.why.items())
+    tell_refused(found.refused)
+    reasons = show.counted(found.why, "no other")
     show.say(
         f"{found.num_natural} of {found.num_commits} valid by themselves, {found.num_won} more by "
-        f"generated tests, {found.num_strengthened} strengthened; {reasons or 'no other'}. "
+        f"generated tests, {found.num_strengthened} strengthened; {reasons}. "
         f"{found.num_known} known before."
     )
 
@@ -165,8 +166,8 @@ def mutate(
             for one in found.mutants
         ],
     )
-    reasons = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in found.why.items())
+    reasons = show.counted(found.why, "no other")
     show.say(
-        f"{found.num_accepted} of {found.num_tried} make a task; {reasons or 'no other'}. "
+        f"{found.num_accepted} of {found.num_tried} make a task; {reasons}. "
         f"{found.num_known} known before."
     )
