@@ -32,7 +32,7 @@ def twice(n):
 def ran(sandbox: Sandbox, environment: TestEnvironment, tests: str, **files: str) -> TestRun:
     tree = Tree(archive({"calc.py": AFTER.decode(), "test_calc.py": tests, **files}))
     selection = Selection(watched=("calc.py", "other.py"))
-    (run,) = run_tests(sandbox, tree, [selection], environment)
+    run = run_tests(sandbox, tree, selection, environment)
     return run
 
 

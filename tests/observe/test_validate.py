@@ -6,7 +6,7 @@ import pytest
 from tests.coding.conftest import World
 
 from twin.coding.sandbox.limits import Limits
-from twin.coding.testing.run import Patience
+from twin.coding.testing.hearing import Patience
 from twin.records import Validation
 
 Validate = Callable[..., Validation]

@@ -15,9 +15,9 @@ from twin.coding.git import GitRepository
 from twin.coding.paths import role_of
 from twin.coding.sandbox.cell import Sandbox
 from twin.coding.sandbox.limits import Limits
-from twin.coding.testing.options import FILES, own_options
+from twin.coding.testing.hearing import Patience
 from twin.coding.testing.results import Selection, TestEnvironment
-from twin.coding.testing.run import Patience, run_tests
+from twin.coding.testing.run import run_tests
 from twin.coding.testing.trees import Tree
 from twin.observe.coverage import reaching
 from twin.observe.mutation import Fault, faults_in, in_turn, is_different, with_fault
@@ -75,12 +75,11 @@ class Mutator:
             if "\N{REPLACEMENT CHARACTER}"
             not in text  # else it would not be written back as it was
         }
-        (run,) = run_tests(
+        run = run_tests(
             self._sandbox,
             self._tree,
-            [Selection(watched=tuple(sources))],
+            Selection(watched=tuple(sources)),
             self._environment,
-            options=tuple(own_options(self._tree.texts(FILES))),
             limits=Limits(wall_s=SUITE_S),
         )
         passing = {test for test, result in run.results.items() if result.passes}

@@ -20,7 +20,6 @@ import msgspec
 from twin.coding.git import GitRepository
 from twin.coding.sandbox.cell import Sandbox
 from twin.coding.sandbox.limits import Limits
-from twin.coding.testing.options import FILES, own_options
 from twin.coding.testing.results import Selection
 from twin.coding.testing.run import run_tests
 from twin.coding.testing.trees import Tree
@@ -229,12 +228,11 @@ class _Packing:
                 facts, built=f"what it builds cannot be kept: {error.strerror}"
             )
         packed = Packed(folder=self.draft, manifest=None, place=place, pythons=pythons)
-        (run,) = run_tests(
+        run = run_tests(
             self.sandbox,
             tree,
-            [Selection()],
+            Selection(),
             packed.environment_in(lock.key, python),
-            options=tuple(own_options(tree.texts(FILES))),
             limits=Limits(wall_s=SUITE_S),
         )
         shutil.rmtree(place, ignore_errors=True)

@@ -16,8 +16,8 @@ from twin.coding.git import GitRepository
 from twin.coding.sandbox.cell import Sandbox
 from twin.coding.sandbox.limits import Limits
 from twin.coding.testing.calls import Call, Outcome, outcomes
+from twin.coding.testing.hearing import Patience
 from twin.coding.testing.results import TestEnvironment, TestRun
-from twin.coding.testing.run import Patience
 from twin.coding.testing.trees import Tree
 from twin.errors import BackendError
 from twin.observe.coverage import coverage_of, watchable

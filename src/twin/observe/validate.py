@@ -16,9 +16,10 @@ from twin.coding.parse import parse
 from twin.coding.paths import role_of
 from twin.coding.sandbox.cell import Sandbox
 from twin.coding.sandbox.limits import Limits
-from twin.coding.testing.options import FILES, own_options
+from twin.coding.testing.hearing import Patience
 from twin.coding.testing.results import Selection, TestEnvironment, TestRun
-from twin.coding.testing.run import Patience, run_tests
+from twin.coding.testing.run import run_tests
+from twin.coding.testing.session import TestSession
 from twin.coding.testing.trees import Tree
 from twin.observe.classes import Sides, classify, only_reached
 from twin.records import Commit, TestClass, Validation, WhyInvalid
@@ -108,14 +109,12 @@ class Validator:
         """The tests of a validation once more after the commit, with the lines of some files that
         they run."""
         selection = Selection(paths=proof.selection, watched=tuple(paths))
-        (run,) = self._run(_Trees(self._repository, commit, {}).after, [selection])
-        return run
+        return self._run(_Trees(self._repository, commit, {}).after, selection)
 
     def run_after(self, commit: Commit, added: Mapping[str, bytes]) -> TestRun:
         """Added test files alone, once, after the commit."""
         tree = _Trees(self._repository, commit, added).after
-        (run,) = self._run(tree, [Selection(paths=tuple(sorted(added)))])
-        return run
+        return self._run(tree, Selection(paths=tuple(sorted(added))))
 
     def _answered(self, commit: Commit, question: Question, started: float) -> Validation:
         runs: list[TestRun] = []
@@ -137,10 +136,22 @@ class Validator:
     def _judge(
         self, asked: Question, runs: list[TestRun]
     ) -> tuple[WhyInvalid, str, dict[str, TestClass], tuple[str, ...]]:
+        with TestSession(
+            self._sandbox,
+            self._environment,
+            options=(BRIEF,),
+            limits=self._limits,
+            patience=self._patience,
+        ) as session:
+            return self._judge_in(session, asked, runs)
+
+    def _judge_in(
+        self, session: TestSession, asked: Question, runs: list[TestRun]
+    ) -> tuple[WhyInvalid, str, dict[str, TestClass], tuple[str, ...]]:
         selection = () if self._breadth == "full" else asked.modules
 
         def run(tree: Tree, *selected: Selection) -> list[TestRun]:
-            done = self._run(tree, selected, BRIEF)
+            done = session.run(tree, *selected)
             runs.extend(done)
             return done
 
@@ -190,16 +201,15 @@ class Validator:
         trees = _Trees(self._repository, commit, added or {})
         tree = trees.after if code is None else trees.with_tests(code)
         wanted = [*proof.tests("fail_to_pass"), *proof.tests("pass_to_pass"), *proof.tests("guard")]
-        (run,) = self._run(tree, [Selection(paths=proof.selection)])
+        run = self._run(tree, Selection(paths=proof.selection))
         return [t for t in wanted if t not in run.results or not run.results[t].passes]
 
-    def _run(self, tree: Tree, selections: Sequence[Selection], *options: str) -> list[TestRun]:
+    def _run(self, tree: Tree, selection: Selection) -> TestRun:
         return run_tests(
             self._sandbox,
             tree,
-            selections,
+            selection,
             self._environment,
-            options=(*own_options(tree.texts(FILES)), *options),
             limits=self._limits,
             patience=self._patience,
         )

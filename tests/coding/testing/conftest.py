@@ -7,8 +7,9 @@ from tests.coding.sandbox.conftest import archive
 
 from twin.coding.sandbox.cell import Sandbox, open_sandbox
 from twin.coding.sandbox.limits import Limits
+from twin.coding.testing.hearing import Patience
 from twin.coding.testing.results import Selection, TestEnvironment, TestRun
-from twin.coding.testing.run import Patience, run_tests
+from twin.coding.testing.run import run_tests
 from twin.coding.testing.trees import Tree
 
 Runs = Callable[..., TestRun]
@@ -35,14 +36,13 @@ def tests_of(sandbox: Sandbox, environment: TestEnvironment) -> Runs:
         environment: TestEnvironment = environment,
         **limits: float,
     ) -> TestRun:
-        (found,) = run_tests(
+        return run_tests(
             sandbox,
             Tree(archive(files)),
-            [selection or Selection()],
+            selection or Selection(),
             environment,
             limits=Limits(**{"wall_s": 60, **limits}),  # type: ignore[arg-type]
             patience=patience,
         )
-        return found
 
     return run

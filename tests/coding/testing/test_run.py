@@ -1,16 +1,12 @@
 """Every test has its result, whatever the others do."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.coding.sandbox.conftest import archive
 from tests.coding.testing.conftest import Runs
 
-from twin.coding.sandbox.cell import Sandbox
+from twin.coding.testing.hearing import Patience
 from twin.coding.testing.results import Selection, TestEnvironment, TestRun
-from twin.coding.testing.run import Patience, run_tests
-from twin.coding.testing.trees import Tree
 
 
 def outcomes(run: TestRun) -> dict[str, str]:
@@ -244,98 +240,7 @@ def test_2(): pass
     assert "odd" not in found.values()
 
 
-# --- several selections in one sandbox
-
-
-@pytest.fixture
-def runs_of(sandbox: Sandbox, environment: TestEnvironment) -> Callable[..., list[TestRun]]:
-    def run(program: str, *selections: Selection, **patience: float) -> list[TestRun]:
-        tree = Tree(archive({"test_a.py": program}))
-        return run_tests(
-            sandbox,
-            tree,
-            selections,
-            environment,
-            patience=Patience(**patience),  # type: ignore[arg-type]
-        )
-
-    return run
-
-
-def test_several_selections_do_not_meet(runs_of: Callable[..., list[TestRun]]) -> None:
-    """Neither in memory, nor in the tree, at home or among temporary files."""
-    program = """
-import os, pathlib, tempfile
-seen = []
-def test_1():
-    assert not seen
-    seen.append(1)
-    for place in (".", "~", os.environ["TMPDIR"]):
-        file = pathlib.Path(place).expanduser() / "left"
-        assert not file.exists()
-        file.write_text("1")
-    os.remove("test_a.py")
-"""
-    runs = runs_of(program, Selection(), Selection(reverse=True), Selection())
-    assert [outcomes(run) for run in runs] == [{"test_1": "passed"}] * 3
-    assert [run.num_starts for run in runs] == [1, 1, 1]
-
-
-def test_each_selection_has_its_own_order(runs_of: Callable[..., list[TestRun]]) -> None:
-    program = "def test_1(): pass\ndef test_2(): pass\ndef test_3(): pass\n"
-    only = frozenset({"test_a.py::test_2"})
-    runs = runs_of(program, Selection(), Selection(reverse=True), Selection(only=only))
-    assert [list(outcomes(run)) for run in runs] == [
-        ["test_1", "test_2", "test_3"],
-        ["test_3", "test_2", "test_1"],
-        ["test_2"],
-    ]
-
-
-def test_a_crash_in_one_selection_leaves_the_next_whole(
-    runs_of: Callable[..., list[TestRun]],
-) -> None:
-    program = """
-import ctypes, os
-def test_1(): pass
-def test_2():
-    if "again" not in os.environ: ctypes.string_at(0)
-def test_3(): pass
-"""
-    first, second = runs_of(program, Selection(), Selection(reverse=True))
-    expected = {"test_1": "passed", "test_2": "crashed", "test_3": "passed"}
-    assert outcomes(first) == outcomes(second) == expected
-    assert "signal 11" in second.results["test_a.py::test_2"].text
-
-
-@pytest.mark.slow
-def test_a_hang_in_one_selection_leaves_the_next_whole(
-    runs_of: Callable[..., list[TestRun]],
-) -> None:
-    program = "import time\ndef test_1(): pass\ndef test_2(): time.sleep(60)\ndef test_3(): pass\n"
-    both = runs_of(program, Selection(), Selection(reverse=True), test_s=1)
-    expected = {"test_1": "passed", "test_2": "timeout", "test_3": "passed"}
-    assert [outcomes(run) for run in both] == [expected, expected]
-
-
-def test_a_process_that_a_selection_leaves_behind_does_not_meet_the_next(
-    runs_of: Callable[..., list[TestRun]],
-) -> None:
-    program = """
-import os, subprocess
-def test_1():
-    others = [pid for pid in os.listdir("/proc") if pid.isdigit()]
-    commands = [open(f"/proc/{pid}/cmdline").read() for pid in others]
-    assert not any("sleep" in command for command in commands)
-    subprocess.Popen(["sleep", "77"], start_new_session=True)
-"""
-    runs = runs_of(program, Selection(), Selection())
-    assert [outcomes(run) for run in runs] == [{"test_1": "passed"}] * 2
-
-
-def test_a_test_that_is_not_the_same_each_time_is_unsteady(
-    runs_of: Callable[..., list[TestRun]],
-) -> None:
+def test_a_test_that_is_not_the_same_each_time_is_unsteady(tests_of: Runs) -> None:
     program = """
 count = []
 def test_1():
@@ -344,7 +249,8 @@ def test_1():
 def test_2(): assert count
 def test_3(): assert False
 """
-    (run,) = runs_of(program, Selection(num_repeats=3, settled=frozenset({"test_a.py::test_2"})))
+    again = Selection(num_repeats=3, settled=frozenset({"test_a.py::test_2"}))
+    run = tests_of({"test_a.py": program}, again)
     assert run.unsteady == {"test_a.py::test_1"}
     assert outcomes(run) == {"test_1": "passed", "test_2": "passed", "test_3": "failed"}
 

@@ -102,6 +102,12 @@ def place() -> Place | None:
     return None
 
 
+def limiter() -> str:
+    """What holds runs to their limits here, as `limits.Ended` has it."""
+    found = place()
+    return f"cgroup v{found.version}" if found else "watching"
+
+
 def _candidates() -> Iterator[Place]:
     """The groups that this process is in, version 2 first, the nearest first."""
     own: dict[str, str] = {}

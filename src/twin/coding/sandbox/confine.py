@@ -21,7 +21,9 @@ import resource
 import signal
 import sys
 import tarfile
-from typing import Any, NoReturn
+import time
+from collections.abc import Set as AbstractSet
+from typing import IO, Any, NoReturn
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -121,14 +123,15 @@ def limit(limits: dict[str, int]) -> None:
         resource.setrlimit(kind, (value, value))
 
 
-def unpack(tree: int, folder: str) -> None:
-    with os.fdopen(tree, "rb") as stream:
-        if os.fstat(stream.fileno()).st_size:
-            with tarfile.open(fileobj=stream, mode="r:") as archive:
-                if hasattr(tarfile, "fully_trusted_filter"):
-                    # Whatever the archive says, the sandbox is around this process already.
-                    archive.extraction_filter = tarfile.fully_trusted_filter
-                archive.extractall(folder)
+def unpack(stream: IO[bytes], folder: str) -> None:
+    """A tar archive; nothing where the stream is empty."""
+    if stream.seek(0, os.SEEK_END):
+        stream.seek(0)
+        with tarfile.open(fileobj=stream, mode="r:") as archive:
+            if hasattr(tarfile, "fully_trusted_filter"):
+                # Whatever the archive says, the sandbox is around this process already.
+                archive.extraction_filter = tarfile.fully_trusted_filter
+            archive.extractall(folder)
 
 
 def confine(told: dict[str, Any], tree: int) -> None:
@@ -145,7 +148,8 @@ def confine(told: dict[str, Any], tree: int) -> None:
     for name in ("tree", "home", "tmp"):
         os.mkdir(os.path.join(told["box"], name))
     at = os.path.join(told["box"], "tree")
-    unpack(tree, at)
+    with os.fdopen(tree, "rb") as stream:
+        unpack(stream, at)
     os.chdir(at)
 
 
@@ -186,15 +190,20 @@ def below(pid: int) -> set[int]:
     return found
 
 
-def end_all() -> None:
-    """Ends every process below this one.
+def adopt() -> None:
+    """From now on whatever loses its parent below this process becomes its child."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_all(kept: AbstractSet[int] = frozenset()) -> None:
+    """Ends every process below this one, but for some that have none below themselves.
 
     They are stopped first, again and again until no new one shows: what still runs may fork faster
     than it can be killed. Those that lose their parent stay below this process, which adopts them.
     """
     stopped: set[int] = set()
     while True:
-        new = below(os.getpid()) - stopped
+        new = below(os.getpid()) - stopped - kept
         if not new:
             break
         for pid in new:
@@ -204,14 +213,20 @@ def end_all() -> None:
     for pid in stopped:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            os.waitpid(-1, 0)
+    while True:
+        left = below(os.getpid()) - kept
+        if not left:
+            break
+        for pid in left:
+            # Those further down become children once their parents are gone.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.001)
 
 
 def stand_over(told: dict[str, Any], tree: int, said: int, parent: int) -> NoReturn:
     """The outer half: waits for the command, then ends whatever it left behind."""
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    adopt()
 
     def stop(*_: object) -> None:
         end_all()

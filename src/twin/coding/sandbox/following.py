@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
+from twin.coding.sandbox import cgroups
 from twin.coding.sandbox.launch import Launched
 from twin.coding.sandbox.limits import Cause, Ended, Limits
 from twin.coding.sandbox.watch import cpu_seconds, descendants, num_files, private_bytes
@@ -80,7 +81,7 @@ class Following:
         cause, detail = self.verdict or self._how(code)
         return Ended(
             level=self.level,
-            limiter=f"cgroup v{self.run.group.version}" if self.run.group else "watching",
+            limiter=cgroups.limiter(),
             cause=cause,
             code=code - 128 if cause == "signal" else max(code, 0) if cause == "exit" else 0,
             detail=detail,

@@ -114,7 +114,8 @@ class _Launch:
             self.box = self.stack.enter_context(_own_folder(uid))
             invented, line = {}, []
         tree = self._file(self.job.tree)
-        self.given = self._file(self.job.given)
+        given = self.job.given
+        self.given = given if isinstance(given, int) else self._file(given)
         told = self._file(json.dumps(self._told(uid)).encode())
         ours = (told, tree, self.given, *(p.writer for p in (self.said, self.results, self.told)))
         line += [self.python, "-I", "-S", str(CONFINE)]

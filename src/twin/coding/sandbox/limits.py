@@ -51,8 +51,9 @@ class Job:
     visible: tuple[Path, ...] = ()
     """Folders and files of this machine that it may read, besides the system's programs and
     libraries. They stand where they stand here."""
-    given: bytes = b""
-    """To be read from the descriptor that `TWIN_INPUT` names."""
+    given: bytes | int = b""
+    """To be read from the descriptor that `TWIN_INPUT` names. An open descriptor is passed on, and
+    may be a pipe through which more is told while it runs."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Added to what every run has; nothing of this program's environment is passed on."""
     limits: Limits = Limits()

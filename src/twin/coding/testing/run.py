@@ -4,17 +4,18 @@ A crash or a hang costs the test in which it happened and no other: the rest goe
 sandbox, and the culprit is tried once more alone. Does not compare runs (`observe.validate` does).
 """
 
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from twin.coding.sandbox.cell import Sandbox
+from twin.coding.sandbox.launch import CONFINE
 from twin.coding.sandbox.limits import Ended, Job, Limits
-from twin.coding.testing.options import STEADY
+from twin.coding.testing.hearing import Heard, Hearing, Patience
+from twin.coding.testing.options import FILES, STEADY, own_options
 from twin.coding.testing.results import (
     Outcome,
     Selection,
@@ -26,161 +27,28 @@ from twin.coding.testing.trees import Tree
 
 INSIDE: Final = Path(__file__).with_name("inside.py")
 SEED: Final = 0
-LEAVE_S: Final = 5.0
-"""For pytest to end, once its last test has."""
-MAX_TESTS: Final = 200_000
-MAX_LINE: Final = 200_000
-"""No file of a person is longer; what a test makes up must not fill the memory."""
 KEPT_OUTPUT: Final = 4_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long to wait, and how often to begin again."""
-
-    test_s: float = 60.0
-    collect_s: float = 60.0
-    max_crashes: int = 10
-    """After so many the remaining tests count as not run."""
-
-
-class _Event(msgspec.Struct, frozen=True):
-    """One line from `inside`."""
-
-    kind: str
-    id: str = ""
-    ids: list[str] = []
-    outcome: str = ""
-    seconds: float = 0.0
-    text: str = ""
-    code: int = 0
-    lines: dict[str, list[int]] = {}
-    properties: list[tuple[str, str]] = []
-
-
-_OUTCOMES: Final = frozenset({"passed", "failed", "error", "skipped", "xfailed", "xpassed"})
-_decoder = msgspec.json.Decoder(_Event)
-
-
-class _Pass:
-    """What was heard of one selection."""
-
-    def __init__(self) -> None:
-        self.results: dict[str, TestResult] = {}
-        self.broken: dict[str, str] = {}
-        self.unsteady: set[str] = set()
-        self.collected: list[str] = []
-        self.lines: dict[str, dict[str, int]] = {}
-        self.executable: dict[str, int] = {}
-        self.running = ""
-        self.code: int | None = None
-        """Pytest's, once it has come to its end."""
-        self.ended: Ended | None = None
-        """How its process was over; None where it never began."""
-
-    def take(self, event: _Event) -> None:
-        if event.kind == "start":
-            self.running = event.id
-        elif event.kind == "end" and len(self.results) < MAX_TESTS:
-            self.running = ""
-            if event.outcome in _OUTCOMES:
-                outcome: Outcome = event.outcome  # type: ignore[assignment]
-                found = TestResult(
-                    outcome=outcome,
-                    seconds=event.seconds,
-                    text=event.text,
-                    properties=tuple(event.properties),
-                )
-                earlier = self.results.setdefault(event.id, found)
-                if earlier.kind != found.kind:
-                    self.unsteady.add(event.id)
-        elif event.kind == "broken":
-            self.broken[event.id] = event.text
-        elif event.kind == "collected":
-            self.collected = event.ids[:MAX_TESTS]
-        elif event.kind == "lines" and len(self.lines) < MAX_TESTS:
-            ran = self.lines.setdefault(event.id, {})
-            for path, lines in event.lines.items():
-                ran[path] = ran.get(path, 0) | _bits(lines)
-        elif event.kind == "executable":
-            self.executable = {path: _bits(lines) for path, lines in event.lines.items()}
-        elif event.kind == "done":
-            self.code = event.code
-
-
-def _bits(lines: Iterable[int]) -> int:
-    found = bytearray(MAX_LINE // 8)
-    for line in lines:
-        if 0 < line < MAX_LINE:
-            found[line // 8] |= 1 << line % 8
-    return int.from_bytes(found, "little")
-
-
-class _Follower:
-    """Listens to one sandbox, in which one selection runs or several, one after the other."""
-
-    def __init__(self, patience: Patience, num_passes: int) -> None:
-        self.passes = [_Pass() for _ in range(num_passes)]
-        self.codes: list[int] = []
-        """How each process ended, below 0 by a signal, where each has its own."""
-        self._patience = patience
-        self._since = time.monotonic()
-        self._wait_s = patience.collect_s
-
-    def hear(self, line: bytes) -> None:
-        try:
-            event = _decoder.decode(line)
-        except msgspec.DecodeError:
-            return  # a test has written to a descriptor that is not its own
-        self._since, self._wait_s = time.monotonic(), self._patience.test_s
-        if event.kind == "pass":
-            self.codes.append(event.code)
-            self._wait_s = self._patience.collect_s
-        elif len(self.codes) < len(self.passes):
-            self.passes[len(self.codes)].take(event)
-            if event.kind == "done":
-                self._wait_s = LEAVE_S
-
-    def deadline(self) -> float:
-        return self._since + self._wait_s
-
-    def over(self, ended: Ended) -> None:
-        """The sandbox is gone: each pass that began has an end."""
-        for at, one in enumerate(self.passes):
-            if at < len(self.codes):
-                code = self.codes[at]
-                one.ended = replace(
-                    ended, cause="signal" if code < 0 else "exit", code=abs(code), detail=""
-                )
-            elif at == len(self.codes):
-                one.ended = ended
 
 
 def run_tests(
     sandbox: Sandbox,
     tree: Tree,
-    selections: Sequence[Selection],
+    selection: Selection,
     environment: TestEnvironment,
     *,
-    options: tuple[str, ...] = (),
+    options: Sequence[str] = (),
     limits: Limits | None = None,
     patience: Patience | None = None,
-) -> list[TestRun]:
-    """For each selection every one of its tests on the tree, with its result.
+) -> TestRun:
+    """Every test of a selection with its result.
 
-    Several selections share a sandbox where they can: pytest is loaded once, and each runs in a
-    process of its own on files like new. `options` are the project's own for pytest
-    (`options.own_options`).
+    Pytest gets the project's own options (`options.own_options`), then `options`.
     """
-    suite = _Suite(sandbox, tree, environment, options, limits or Limits(), patience or Patience())
-    begun = suite.start(selections) if len(selections) > 1 else [None]
-    return [
-        _Selected(suite, selection).whole(one)
-        for selection, one in zip(selections, begun, strict=True)
-    ]
+    suite = Suite(sandbox, tree, environment, options, limits or Limits(), patience or Patience())
+    return suite.run(selection)
 
 
-class _Suite:
+class Suite:
     """A tree's tests, ready to be run in sandboxes."""
 
     def __init__(
@@ -188,7 +56,7 @@ class _Suite:
         sandbox: Sandbox,
         tree: Tree,
         environment: TestEnvironment,
-        options: tuple[str, ...],
+        options: Sequence[str],
         limits: Limits,
         patience: Patience,
     ) -> None:
@@ -196,34 +64,33 @@ class _Suite:
         added = {path: data for path, data in environment.files.items() if path not in tree.names}
         self.tree = tree.with_files(added) if added else tree
         self.environment = environment
-        self.options = options
+        self.options = (*own_options(tree.texts(FILES)), *options)
         self.limits = limits
         self.patience = patience
 
-    def start(
-        self, selections: Sequence[Selection], without: frozenset[str] = frozenset()
-    ) -> list[_Pass]:
-        """One sandbox for all of them."""
-        environment = self.environment
-        told = {
-            "passes": [self._told(selection, without) for selection in selections],
-            "roots": self.tree.roots,
-            "last": [str(path) for path in environment.last],
-            "alone": self.sandbox.level == "landlock",
-        }
-        follower = _Follower(self.patience, len(selections))
-        job = Job(
-            command=(str(environment.python), str(INSIDE)),
-            tree=self.tree.archive,
-            visible=(*environment.visible, *environment.last, INSIDE),
-            given=msgspec.json.encode(told),
-            environment=environment.variables,
-            limits=self.limits,
-        )
-        follower.over(self.sandbox.run(job, follower))
-        return follower.passes
+    def run(self, selection: Selection, begun: Heard | None = None) -> TestRun:
+        """Each test of a selection with its result; `begun` is what is known of them already."""
+        return _Selected(self, selection).whole(begun)
 
-    def _told(self, selection: Selection, without: frozenset[str]) -> dict[str, object]:
+    def start(self, selection: Selection, without: frozenset[str] = frozenset()) -> Heard:
+        """One selection in a sandbox of its own."""
+        hearing = Hearing(self.patience)
+        told = {**self.told(), "selection": self.described(selection, without)}
+        job = inside_job(self.environment, self.limits, msgspec.json.encode(told), self.tree)
+        hearing.heard.ended = self.sandbox.run(job, hearing)
+        return hearing.heard
+
+    def told(self) -> dict[str, object]:
+        """What `inside` has to know of the tree."""
+        return {
+            "roots": self.tree.roots,
+            "last": [str(path) for path in self.environment.last],
+        }
+
+    def described(
+        self, selection: Selection, without: frozenset[str] = frozenset()
+    ) -> dict[str, object]:
+        """A selection as `inside` reads it."""
         paths = map(_path, selection.paths)
         return {
             "arguments": [*STEADY, "-o", "addopts=", *self.options, *paths],
@@ -237,10 +104,22 @@ class _Suite:
         }
 
 
+def inside_job(environment: TestEnvironment, limits: Limits, given: bytes | int, tree: Tree) -> Job:
+    """`inside` as a job, in the environment of the tests."""
+    return Job(
+        command=(str(environment.python), str(INSIDE)),
+        tree=tree.archive,
+        visible=(*environment.visible, *environment.last, INSIDE, CONFINE),
+        given=given,
+        environment=environment.variables,
+        limits=limits,
+    )
+
+
 class _Selected:
     """One selection on its way to a result for every test."""
 
-    def __init__(self, suite: _Suite, selection: Selection) -> None:
+    def __init__(self, suite: Suite, selection: Selection) -> None:
         self.suite = suite
         self.selection = selection
         self.results: dict[str, TestResult] = {}
@@ -250,7 +129,7 @@ class _Selected:
         self.executable: dict[str, int] = {}
         self.ends: list[Ended] = []
 
-    def whole(self, begun: _Pass | None) -> TestRun:
+    def whole(self, begun: Heard | None) -> TestRun:
         fault = self._fault(begun)
         last = self.ends[-1]
         return TestRun(
@@ -269,16 +148,12 @@ class _Selected:
             executable=self.executable,
         )
 
-    def _fault(self, begun: _Pass | None) -> str:
+    def _fault(self, begun: Heard | None) -> str:
         """Runs everything that `begun` has not; why it is not complete."""
         crashes, most = 0, self.suite.patience.max_crashes
         while True:
-            if begun is not None and begun.ended is not None:
-                heard, begun = begun, None
-            else:
-                (heard,) = self.suite.start([self.selection], frozenset(self.results))
-                begun = None
-            ended = heard.ended
+            heard = begun or self.suite.start(self.selection, frozenset(self.results))
+            begun, ended = None, heard.ended
             assert ended is not None
             self.ends.append(ended)
             self.results |= heard.results
@@ -287,7 +162,7 @@ class _Selected:
             self.lines |= heard.lines
             self.executable |= heard.executable
             if heard.code is not None:
-                return self._of_pytest(heard.code, ended)
+                return "" if heard.is_regular else _complaint(heard.code, ended)
             culprit = heard.running
             if not culprit:
                 return f"pytest {_in_words(ended)}" + _last_words(ended)
@@ -311,20 +186,19 @@ class _Selected:
         """Tries a test that crashed once more, without company: was it the test, or an earlier
         one?"""
         selection = replace(self.selection, only=frozenset({culprit}), num_repeats=0)
-        (heard,) = self.suite.start([selection])
+        heard = self.suite.start(selection)
         assert heard.ended is not None
         self.ends.append(heard.ended)
         if culprit in heard.results:
             self.unsteady.add(culprit)
 
-    def _of_pytest(self, code: int, ended: Ended) -> str:
-        if code in (0, 1, 5) or (self.broken and code == 2):
-            return ""
-        return f"pytest ended with code {code}" + _last_words(ended)
-
 
 def _path(path: str) -> str:
     return f"./{path}" if path.startswith("-") else path
+
+
+def _complaint(code: int, ended: Ended) -> str:
+    return f"pytest ended with code {code}" + _last_words(ended)
 
 
 def _in_words(ended: Ended) -> str:
