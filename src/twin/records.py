@@ -152,14 +152,15 @@ class PairOrigin(msgspec.Struct, frozen=True, kw_only=True):
     repository: str
     commit_id: str
     parent_id: str
-    """The commit that everything in the prompt is read from."""
+    """The commit that everything in the prompt is read from; where the source is `generated`, that
+    is the commit itself."""
     commit_time: int
     source: Literal["commit", "trial", "generated"]
-    """What the answer was taken from."""
+    """What the answer was taken from; `generated`: a fault was put into the commit's code."""
     validity: str
     """`valid`; `unvalidated` where nobody ran the commit's tests; else why it is not valid."""
     context_id: str
-    """The artefact with what was retrieved at the parent."""
+    """The artefact with what was retrieved at the parent; empty where the source is `generated`."""
     code_version: str
     """Of the program that made it."""
     campaign: str = ""

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.cycle.bare_pack import write_pack
+from tests.cycle.bare_pack import THIRD, write_pack
 
 from twin.coding.context import ContextItem, ContextPackage
 from twin.config import Config
 from twin.cycle import harness, pairs
 from twin.cycle.pairs import Built, build_pairs, export_pairs, pair_summary
 from twin.errors import PackDamaged, UsageError
-from twin.records import Validation
+from twin.records import Mutant, Validation
+from twin.store.answers import lookup_of
 from twin.store.database import Store, open_store
-from twin.store.validations import lookup_of
 
 
 @pytest.fixture
@@ -104,6 +104,31 @@ def test_what_was_validated_since_is_made_anew(
     assert (found.num_known, found.num_unvalidated, found.pairs["test_plan"]) == (1, 1, 1)
     by_validity = {one.validity for one in pair_summary(store).counts}
     assert by_validity == {"valid", "unvalidated"}
+
+
+def test_faults_that_were_planted_since_are_tasks_of_their_commit(
+    tmp_path: Path, store: Store, commits: list[str]
+) -> None:
+    first = build(tmp_path, store)
+    faulty = THIRD["calc/more.py"].replace("2 * a", "3 * a").encode()
+    for number, (why, artifact) in enumerate(
+        [("", store.artifacts.put(faulty)), ("survives", store.artifacts.put(b"")), ("", "0" * 64)]
+    ):
+        mutant = Mutant(
+            commit_id=commits[2], environment="e", path="calc/more.py", line=5, symbol="twice",
+            operator="number", before="2", after="3", artifact=artifact,
+            why=why,  # type: ignore[arg-type]
+        )  # fmt: skip
+        store.mutants.add("ada/calc", str(number), mutant)
+    found = build(tmp_path, store)
+    assert (found.num_known, found.pairs["edit"]) == (1, first.pairs["edit"] + 1)
+    export_pairs(store, tmp_path / "edits.jsonl", "edit", stage="")
+    rows = [json.loads(line) for line in (tmp_path / "edits.jsonl").read_text().splitlines()]
+    (made,) = [row for row in rows if row["metadata"]["source"] == "generated"]
+    assert "3 * a" in made["messages"][1]["content"]
+    assert "2 * a" not in made["messages"][1]["content"]
+    assert "2 * a  # FUTURE" in made["messages"][2]["content"]
+    assert build(tmp_path, store).num_known == 2
 
 
 def test_nothing_later_than_the_parent_stands_in_a_question(

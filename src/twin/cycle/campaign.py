@@ -30,15 +30,15 @@ from twin.coding.testing.trees import Tree
 from twin.config import Config
 from twin.curate.tasks import clean_query
 from twin.cycle.answers import context_before
-from twin.cycle.harness import Validated, open_same_pack, read_commit, sides_of, validate_pack
+from twin.cycle.harness import PackPlace, Validated, read_commit, sides_of, validate_pack
 from twin.cycle.workers import spread
 from twin.errors import BadPlan
 from twin.observe.manifest import read_manifest
 from twin.observe.validate import Breadth, Validator
 from twin.records import Commit, SandboxLevel, Validation
+from twin.store.answers import lookup_of
 from twin.store.database import Store
 from twin.store.trials import Result, Steps
-from twin.store.validations import lookup_of
 
 STEPS: Final = ("retrieve", "plan", "execute", "validate")
 VERSION: Final = 2
@@ -91,9 +91,7 @@ class _Asked:
     """What a worker is told once."""
 
     campaign: str
-    folder: Path
-    place: Path
-    checksum: str
+    pack: PackPlace
     config: Config
     planner: str
     executor: str
@@ -149,9 +147,7 @@ def run_campaign(
     )[:32]
     asked = _Asked(
         campaign=campaign,
-        folder=folder.absolute(),
-        place=place.absolute(),
-        checksum=read_manifest(folder).checksum,
+        pack=PackPlace.of(folder, place, read_manifest(folder).checksum),
         config=config,
         planner=planner,
         executor=executor,
@@ -220,7 +216,7 @@ class _Solving:
     def __init__(self, asked: _Asked, store: Store) -> None:
         self._asked = asked
         self._store = store
-        self._packed = open_same_pack(asked.folder, asked.place, asked.checksum)
+        self._packed = asked.pack.opened()
         self._repository = self._packed.repository()
         self._sandbox = open_sandbox(asked.level)
         knowledge = Knowledge(truth=self._truth, script=asked.script)

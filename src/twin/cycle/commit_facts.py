@@ -2,8 +2,9 @@
 it, what was retrieved at its parent, the trials. Reads the store and the repository; makes no
 pairs."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import msgspec
@@ -16,15 +17,15 @@ from twin.coding.languages import language_of
 from twin.coding.paths import role_of
 from twin.coding.plan import Plan
 from twin.config import Config
-from twin.curate.pairs.facts import Facts, TriedPlan
+from twin.curate.pairs.facts import Facts, PlantedFault, TriedPlan
 from twin.curate.pairs.making import CODE_VERSION
 from twin.curate.tasks import clean_query
 from twin.cycle.answers import context_before
 from twin.cycle.harness import all_sides_of
 from twin.errors import RepositoryError, StoreCorrupt, UsageError
-from twin.records import Commit, Validation
+from twin.records import Commit, Mutant, Validation
 from twin.store.database import Store
-from twin.store.trials import FinishedSteps
+from twin.store.trials import Steps
 
 
 class FactFinder:
@@ -36,7 +37,11 @@ class FactFinder:
         self._config = config
 
     def of(
-        self, commit: Commit, validation: Validation | None, trials: Sequence[FinishedSteps]
+        self,
+        commit: Commit,
+        validation: Validation | None,
+        trials: Sequence[Steps],
+        mutants: Sequence[Mutant],
     ) -> Facts | str:
         """What is known of a commit, or why it is no task."""
         (parent_id,) = commit.parent_ids
@@ -69,14 +74,15 @@ class FactFinder:
             candidates=candidates,
             trials=solved,
             mute_trials=mute,
+            faults=list(self._faults(commit, mutants)),
             code_version=CODE_VERSION,
         )
 
     def _retrieved(
-        self, commit: Commit, trials: Sequence[FinishedSteps]
+        self, commit: Commit, trials: Sequence[Steps]
     ) -> tuple[str, ContextPackage, list[str]]:
         """What most trials were shown at the parent; without trials, what one would be shown."""
-        steps = [trial.steps["retrieve"] for trial in trials if "retrieve" in trial.steps]
+        steps = [trial.results["retrieve"] for trial in trials if "retrieve" in trial.results]
         for context_id, _ in Counter(step["context"] for step in steps).most_common():
             try:
                 context = msgspec.json.decode(
@@ -91,15 +97,15 @@ class FactFinder:
         return self._store.artifacts.put(msgspec.json.encode(context)), context, files
 
     def _tried(
-        self, trials: Sequence[FinishedSteps]
+        self, trials: Sequence[Steps]
     ) -> tuple[list[TriedPlan], Counter[str]]:  # fmt: skip
         """The finished trials with a plan, and why the others say nothing."""
         found: list[TriedPlan] = []
         mute: Counter[str] = Counter()
         for trial in trials:
-            if "validate" not in trial.steps:
+            if "validate" not in trial.results:
                 continue  # it is still under way, or was killed
-            why = trial.steps["validate"]["why"]
+            why = trial.results["validate"]["why"]
             if why not in ("", "tests_fail"):
                 mute[why] += 1
                 continue
@@ -107,14 +113,25 @@ class FactFinder:
                 TriedPlan(
                     campaign=trial.campaign,
                     number=trial.number,
-                    context_id=trial.steps["retrieve"]["context"],
+                    context_id=trial.results["retrieve"]["context"],
                     is_solved=not why,
-                    alignment=trial.steps["plan"]["alignment"],
-                    plan=msgspec.convert(trial.steps["plan"]["plan"], Plan),
-                    edits=partial(self._edits, trial.steps["execute"]["edits"]),
+                    alignment=trial.results["plan"]["alignment"],
+                    plan=msgspec.convert(trial.results["plan"]["plan"], Plan),
+                    edits=partial(self._edits, trial.results["execute"]["edits"]),
                 )
             )
         return found, mute
+
+    def _faults(self, commit: Commit, mutants: Sequence[Mutant]) -> Iterator[PlantedFault]:
+        """Those whose files can be read."""
+        blobs = self._repository.tree(commit.commit_id) if mutants else {}
+        for mutant in mutants:
+            blob = blobs.get(mutant.path, "")
+            whole = dict(self._repository.blobs([blob])).get(blob) if blob else None
+            with contextlib.suppress(StoreCorrupt):
+                if whole is not None:
+                    faulty = self._store.artifacts.get(mutant.artifact)
+                    yield PlantedFault(mutant=mutant, faulty=faulty, whole=whole)
 
     def _edits(self, artifact: str) -> dict[str, bytes | None]:
         stored = self._store.artifacts.get(artifact)

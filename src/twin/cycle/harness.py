@@ -32,8 +32,8 @@ from twin.observe.packs import Packed, open_pack
 from twin.observe.provable import qualifying
 from twin.observe.validate import Breadth, Validator
 from twin.records import Commit, SandboxLevel, Validation
+from twin.store.answers import Answers, lookup_of
 from twin.store.database import Store
-from twin.store.validations import Answers, lookup_of
 
 VERSION: Final = 2
 """Of what an answer means; a new one asks everything again."""
@@ -58,7 +58,7 @@ class Validated:
     seconds: float
     refused: dict[str, str]
     """Machines of a cluster that could not take part, and why."""
-    validations: Answers
+    validations: Answers[Validation]
     """Read from the store as they are needed."""
 
 
@@ -120,7 +120,7 @@ def validate_pack(
         open_sandbox(level)  # before anything takes time
     manifest = packed.manifest
     wanted = manifest.commits[-newest:] if newest else manifest.commits
-    asked = _Asked(folder.absolute(), place.absolute(), manifest.checksum, breadth, level)
+    asked = _Asked(PackPlace.of(folder, place, manifest.checksum), breadth, level)
     lookups = {one.commit_id: asked.lookup(manifest, one) for one in wanted}
     known = store.validations.answered(lookups.values())
     left = [one for one in wanted if lookups[one.commit_id] not in known]
@@ -145,7 +145,7 @@ def validate_pack(
     )
 
 
-def _summary(pack: str, answers: Answers) -> Validated:
+def _summary(pack: str, answers: Answers[Validation]) -> Validated:
     why: Counter[str] = Counter()
     classes: Counter[str] = Counter()
     levels: set[SandboxLevel] = set()
@@ -173,14 +173,37 @@ def _summary(pack: str, answers: Answers) -> Validated:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class PackPlace:
+    """Where a worker finds the pack that whoever began the work checked as a whole."""
+
+    folder: Path
+    environments: Path
+    checksum: str
+    """Of its manifest: on another machine another pack may lie there."""
+
+    @classmethod
+    def of(cls, folder: Path, environments: Path, checksum: str) -> "PackPlace":
+        """The same wherever a process works."""
+        return cls(folder.absolute(), environments.absolute(), checksum)
+
+    def opened(self) -> Packed:
+        """Raises PackDamaged for another pack."""
+        packed = open_pack(self.folder, self.environments, check=False)
+        assert packed.manifest is not None
+        if packed.manifest.checksum != self.checksum:
+            raise PackDamaged(
+                f"{self.folder} is another pack than the one that the work is about. Copy that one "
+                "to the same path on every machine."
+            )
+        return packed
+
+
 @dataclass(frozen=True)
 class _Asked:
     """What a worker is told once."""
 
-    folder: Path
-    place: Path
-    checksum: str
-    """Of the pack's manifest: on another machine another pack may lie there."""
+    pack: PackPlace
     breadth: Breadth
     level: SandboxLevel | None
 
@@ -222,7 +245,7 @@ class _Validating:
     def __init__(self, asked: _Asked, store: Store) -> None:
         self._asked = asked
         self._store = store
-        self._packed = open_same_pack(asked.folder, asked.place, asked.checksum)
+        self._packed = asked.pack.opened()
         assert self._packed.manifest is not None
         self._manifest = self._packed.manifest
         self._commits = {one.commit_id: one for one in self._manifest.commits}
@@ -252,18 +275,6 @@ class _Validating:
     def _keep(self, one: PackedCommit, found: Validation) -> None:
         lookup = self._asked.lookup(self._manifest, one)
         self._store.validations.add(self._manifest.name, lookup, found)
-
-
-def open_same_pack(folder: Path, place: Path, checksum: str) -> Packed:
-    """The pack that who began the work checked as a whole. Raises PackDamaged for another one."""
-    packed = open_pack(folder, place, check=False)
-    assert packed.manifest is not None
-    if packed.manifest.checksum != checksum:
-        raise PackDamaged(
-            f"{folder} is another pack than the one that the work is about. Copy that one to the "
-            "same path on every machine."
-        )
-    return packed
 
 
 def read_commit(repository: GitRepository, commit_id: str) -> Commit:

@@ -18,15 +18,15 @@ import msgspec
 
 from twin.coding.replay import Progress
 from twin.coding.sandbox.cell import open_sandbox
-from twin.cycle.harness import open_same_pack, read_commit
+from twin.cycle.harness import PackPlace, read_commit
 from twin.cycle.workers import spread
 from twin.errors import UsageError
 from twin.observe.manifest import PackedCommit
 from twin.observe.mutants import Mutator, Planted
 from twin.observe.packs import Packed, open_pack
 from twin.records import Mutant, SandboxLevel
+from twin.store.answers import lookup_of
 from twin.store.database import Store
-from twin.store.validations import lookup_of
 
 VERSION: Final = 1
 """Of what an answer means; a new one asks everything again."""
@@ -55,11 +55,8 @@ class MutatedPack:
 class _Asked:
     """What a worker is told once."""
 
-    pack: str
-    folder: Path
-    place: Path
-    checksum: str
-    """Of the pack's manifest."""
+    name: str
+    pack: PackPlace
     commit: PackedCommit
     level: SandboxLevel | None
 
@@ -82,13 +79,13 @@ def mutate_pack(
     assert packed.manifest is not None
     newest = _newest(packed)
     name, checksum = packed.manifest.name, packed.manifest.checksum
-    asked = _Asked(name, folder.absolute(), place.absolute(), checksum, newest, level)
+    asked = _Asked(name, PackPlace.of(folder, place, checksum), newest, level)
     tell = progress or (lambda what, done, total: None)
     tell("running the suite", 0, 1)
     with contextlib.closing(_Mutating(asked, store)) as worker:
         found = itertools.islice(worker.candidates(seed), count)
         planted = {_lookup(name, newest, one): one for one in found}
-    known = store.mutants.known(planted)
+    known = store.mutants.answered(planted)
     tell("planting faults", len(known), len(planted))
     spread(
         store,
@@ -124,7 +121,7 @@ class _Mutating:
     def __init__(self, asked: _Asked, store: Store) -> None:
         self._asked = asked
         self._store = store
-        packed = open_same_pack(asked.folder, asked.place, asked.checksum)
+        packed = asked.pack.opened()
         self._repository = packed.repository()
         self._mutator = Mutator(
             self._repository,
@@ -136,7 +133,7 @@ class _Mutating:
 
     def answer(self, told: Any) -> None:
         # It was kept, but whoever did so was killed before it could say so.
-        if not self._store.mutants.known([told["lookup"]]):
+        if not self._store.mutants.answered([told["lookup"]]):
             self._keep(told, *self._mutator.judged(_planted(told)))
 
     def failure(self, told: Any, reason: str) -> None:
@@ -150,7 +147,7 @@ class _Mutating:
         if content:
             self._store.artifacts.put(content)
         record = replace(mutant, environment=self._asked.commit.environment)
-        self._store.mutants.add(self._asked.pack, told["lookup"], record)
+        self._store.mutants.add(self._asked.name, told["lookup"], record)
 
 
 def _planted(told: Any) -> Planted:

@@ -1,6 +1,6 @@
 """The outcomes of packs and campaigns as tables: every figure, in the order in which one asks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from twin.cycle.outcomes import Outcomes, RepositoryOutcome, Yield
@@ -102,15 +102,7 @@ def _attrition_of_each(found: Outcomes) -> Table:
 
 
 def _reasons(found: Outcomes) -> Table:
-    names = list(found.pooled.why)
-    rows = [
-        (name, *(one.why.get(reason, 0) for reason in names)) for name, one in _each_and_all(found)
-    ]
-    return Table(
-        title="Why commits are not valid",
-        columns=("repository", *map(words, names)),
-        rows=tuple(rows) if names else (),
-    )
+    return _counts(found, "Why commits are not valid", lambda one: one.why)
 
 
 def _environments(found: Outcomes) -> Table:
@@ -140,12 +132,14 @@ def _environments(found: Outcomes) -> Table:
 
 
 def _classes(found: Outcomes) -> Table:
-    names = list(found.pooled.classes)
-    rows = [
-        (name, *(one.classes.get(kind, 0) for kind in names)) for name, one in _each_and_all(found)
-    ]
+    return _counts(found, "Tests by class", lambda one: one.classes)
+
+
+def _counts(found: Outcomes, title: str, of: Callable[[Yield], Mapping[str, int]]) -> Table:
+    names = list(of(found.pooled))
+    rows = [(name, *(of(one).get(key, 0) for key in names)) for name, one in _each_and_all(found)]
     return Table(
-        title="Tests by class",
+        title=title,
         columns=("repository", *map(words, names)),
         rows=tuple(rows) if names else (),
     )

@@ -25,12 +25,12 @@ from twin.errors import UsageError
 from twin.observe.manifest import PackedCommit
 from twin.observe.packs import open_pack
 from twin.observe.validate import Breadth
-from twin.records import PairKind, Validation
+from twin.records import Mutant, PairKind, Validation
+from twin.store.answers import lookup_of
 from twin.store.database import Store
 from twin.store.pairs import PairCount
 from twin.store.stages import running
-from twin.store.trials import FinishedSteps
-from twin.store.validations import lookup_of
+from twin.store.trials import Steps
 
 BREADTHS: tuple[Breadth, ...] = ("targeted", "full")
 
@@ -96,16 +96,18 @@ def build_pairs(
         known = store.pairs.made_from(name)
         building = _Building(repository, store, config)
         validations = _validations(store, name, wanted)
+        mutants = _mutants(store, name)
         num_known = 0
         for done, one in enumerate(wanted):
             tell("making pairs", done, len(wanted))
             trials = store.trials.of_commit(name, one.commit_id)
             validation = validations.get(one.commit_id)
-            made_from = _made_from(config, validation, trials)
+            faults = mutants.get(one.commit_id, [])
+            made_from = _made_from(config, validation, trials, faults)
             if known.get(one.commit_id) == made_from:
                 num_known += 1
             else:
-                building.commit(one, validation, trials, made_from)
+                building.commit(one, validation, trials, faults, made_from)
         tell("making pairs", len(wanted), len(wanted))
         tell("comparing pairs", 0, 0)
         store.pairs.mark(dict(duplicates(store.pairs.fingerprints())))
@@ -177,12 +179,13 @@ class _Building:
         self,
         one: PackedCommit,
         validation: Validation | None,
-        trials: Sequence[FinishedSteps],
+        trials: Sequence[Steps],
+        mutants: Sequence[Mutant],
         made_from: str,
     ) -> None:
         """All pairs of one commit, in one transaction."""
         commit = read_commit(self._repository, one.commit_id)
-        facts = self._facts.of(commit, validation, trials)
+        facts = self._facts.of(commit, validation, trials, mutants)
         if isinstance(facts, str):
             made = Made(pairs=(), left_out={f"commit: {facts}": 1})
         else:
@@ -213,14 +216,26 @@ def _validations(store: Store, pack: str, wanted: Sequence[PackedCommit]) -> dic
     return found
 
 
+def _mutants(store: Store, pack: str) -> dict[str, list[Mutant]]:
+    """The planted faults that are tasks, by commit."""
+    found: dict[str, list[Mutant]] = {}
+    for one in store.mutants.of_pack(pack).values():
+        if not one.why:
+            found.setdefault(one.commit_id, []).append(one)
+    return found
+
+
 def _made_from(
-    config: Config, validation: Validation | None, trials: Sequence[FinishedSteps]
+    config: Config,
+    validation: Validation | None,
+    trials: Sequence[Steps],
+    mutants: Sequence[Mutant],
 ) -> str:
     """A digest of what the pairs of one commit depend on besides the commit."""
     proof = None if validation is None else [validation.why, validation.classes]
-    told = [[trial.campaign, trial.number, sorted(trial.steps)] for trial in trials]
+    told = [[trial.campaign, trial.number, sorted(trial.results)] for trial in trials]
     window = [config.context.window_tokens, config.context.reserve_tokens]
-    return lookup_of(CODE_VERSION, window, proof, told)
+    return lookup_of(CODE_VERSION, window, proof, told, [one.artifact for one in mutants])
 
 
 def _built(

@@ -15,7 +15,7 @@ from typing import Any, Final
 from twin.coding.replay import Progress
 from twin.coding.sandbox.cell import open_sandbox
 from twin.config import Config
-from twin.cycle.harness import open_same_pack, read_commit, sides_of, validate_pack
+from twin.cycle.harness import PackPlace, read_commit, sides_of, validate_pack
 from twin.cycle.workers import spread
 from twin.observe.asking import asker
 from twin.observe.generators import GENERATORS
@@ -24,8 +24,8 @@ from twin.observe.proposals import Means
 from twin.observe.supplement import RUNNABLE, Supplemented, Supplementer
 from twin.observe.validate import Breadth
 from twin.records import SandboxLevel, Supplement, Validation
+from twin.store.answers import lookup_of
 from twin.store.database import Store
-from twin.store.validations import lookup_of
 
 VERSION: Final = 1
 """Of what an answer means; a new one asks everything again."""
@@ -64,11 +64,8 @@ class SupplementedPack:
 class _Asked:
     """What a worker is told once."""
 
-    pack: str
-    folder: Path
-    place: Path
-    checksum: str
-    """Of the pack's manifest."""
+    name: str
+    pack: PackPlace
     root: Path
     config: Config
     generators: tuple[str, ...]
@@ -111,9 +108,8 @@ def supplement_pack(
     asked_of = model if "backend" in chosen else ""
     tell = progress or (lambda what, done, total: None)
     told = _Asked(
-        pack=found.pack, folder=folder.absolute(), place=place.absolute(),
-        checksum=read_manifest(folder).checksum, root=root, config=config, generators=chosen,
-        model=asked_of, breadth=breadth, level=level,
+        name=found.pack, pack=PackPlace.of(folder, place, read_manifest(folder).checksum),
+        root=root, config=config, generators=chosen, model=asked_of, breadth=breadth, level=level,
     )  # fmt: skip
     asked = {}
     unrun: dict[str, Supplement] = {}
@@ -124,7 +120,7 @@ def supplement_pack(
         asked[key] = natural
         if one.why not in RUNNABLE:
             unrun[key] = _unanswered(one, "")
-    known = store.supplements.known(asked)
+    known = store.supplements.answered(asked)
     left = [key for key in asked if key not in known and key not in unrun]
     tell("supplementing", len(asked) - len(left), len(asked))
     refused = spread(
@@ -181,7 +177,7 @@ class _Supplementing:
     def __init__(self, asked: _Asked, store: Store) -> None:
         self._asked = asked
         self._store = store
-        self._packed = open_same_pack(asked.folder, asked.place, asked.checksum)
+        self._packed = asked.pack.opened()
         self._repository = self._packed.repository()
         self._sandbox = open_sandbox(asked.level)
         ask = asker(asked.model, asked.config, asked.root) if asked.model else None
@@ -190,15 +186,15 @@ class _Supplementing:
     def answer(self, told: Any) -> None:
         lookup, natural = told["lookup"], self._natural(told)
         # It was kept, but whoever did so was killed before it could say so.
-        if not self._store.supplements.known([lookup]):
+        if not self._store.supplements.answered([lookup]):
             found = self._supplemented(natural)
             for content in found.contents.values():
                 self._store.artifacts.put(content)
-            self._store.supplements.add(self._asked.pack, lookup, found.record)
+            self._store.supplements.add(self._asked.name, lookup, found.record)
 
     def failure(self, told: Any, reason: str) -> None:
         record = _unanswered(self._natural(told), reason)
-        self._store.supplements.add(self._asked.pack, told["lookup"], record)
+        self._store.supplements.add(self._asked.name, told["lookup"], record)
 
     def close(self) -> None:
         self._repository.close()

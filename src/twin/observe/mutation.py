@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from twin.observe.purity import parsed
+from twin.observe.syntax import parsed
 
 MAX_OF_FUNCTION: Final = 3
 """Faults of one function that are tried before those of others run out."""

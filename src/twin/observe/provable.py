@@ -8,15 +8,15 @@ parsed, and every other language, counts as changed.
 """
 
 import ast
-import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from twin.coding.changed import Sides
 from twin.coding.paths import role_of
 from twin.config import MineConfig
 from twin.observe.mine import AttritionRow, attrition
+from twin.observe.syntax import parsed
 from twin.records import Commit, MinedCommit
 
 CHORES: Final = frozenset({"bump", "release", "style", "typo"})
@@ -49,14 +49,14 @@ def qualifying(
     return kept, rows
 
 
-RULES: Final[Mapping[str, str]] = {
-    "no_parent": "it begins a history, or joins two",
-    "no_tests": "it changes no test",
-    "chore": "its message says version, release, formatting or spelling",
-    "no_code_change": "comments, docstrings, annotations and formatting alone",
-    "no_test_added": "tests are taken away or put into another form, and none is added or changed",
-}
-"""Name -> what it removes; the first that objects counts."""
+RULES: Final = (
+    "no_parent",  # it begins a history, or joins two
+    "no_tests",
+    "chore",  # its message says version, release, formatting or spelling
+    "no_code_change",  # comments, docstrings, annotations and formatting alone
+    "no_test_added",  # tests are taken away or put into another form, and none is added or changed
+)
+"""The first that objects counts."""
 
 
 def _by_facts(one: MinedCommit) -> str:
@@ -92,25 +92,15 @@ def _checks_more(side: Sides) -> bool:
     count: some projects are about them."""
     if side.after is None:
         return False
-    before, after = _parsed(side.before), _parsed(side.after)
+    before, after = parsed(side.before or b""), parsed(side.after)
     if not side.change.path.endswith(".py") or before is None or after is None:
         return side.before != side.after
     return bool(_statements(after) - _statements(before))
 
 
-def _parsed(source: bytes | None) -> ast.Module | None:
-    """None where it is no Python; a file that is not there is an empty module."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a stranger's literals
-            return ast.parse(source or b"")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
 def _program(source: bytes | None) -> str:
     """The same for files that do the same but for their text; empty where it cannot be told."""
-    tree = _parsed(source)
+    tree = parsed(source or b"")
     try:
         return "" if tree is None else ast.dump(_Bare().visit(tree))
     except RecursionError:

@@ -30,21 +30,10 @@ TELLING: Final = frozenset(
      "staticmethod", "super", "vars"}
 )  # fmt: skip
 """Builtins that see or do more than their arguments; also where they are only handed on."""
-MAX_BYTES: Final = 1_000_000
 FORBIDDEN: Final = (
     ast.Global, ast.Nonlocal, ast.Await, ast.Yield, ast.YieldFrom, ast.AsyncFor, ast.AsyncWith,
     ast.AsyncFunctionDef, ast.With, ast.Import, ast.ImportFrom, ast.Delete, ast.ClassDef,
 )  # fmt: skip
-
-
-def parsed(text: str) -> ast.Module | None:
-    """None for what is no Python, or more than a person writes."""
-    if len(text) > MAX_BYTES:
-        return None
-    try:
-        return ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
 
 
 def pure_functions(module: ast.Module) -> dict[str, ast.FunctionDef]:

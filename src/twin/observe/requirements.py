@@ -17,6 +17,7 @@ from typing import Any, Final
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from twin.observe.syntax import parsed
 from twin.observe.tox import of_tox
 
 TEST_GROUPS: Final = ("test", "tests", "testing", "test-dependencies")
@@ -230,9 +231,8 @@ def _read_setup_cfg(text: str, found: _Found) -> None:
 
 def _read_setup_py(text: str, found: _Found) -> None:
     """The literal keywords of `setup(...)`, and of names that are assigned a literal once."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parsed(text)
+    if tree is None:
         return
     values: dict[str, Any] = {}
     for statement in tree.body:

@@ -14,6 +14,7 @@ from typing import Self
 from sqlalchemy import Engine
 
 from twin.store import faults, schema
+from twin.store.answers import mutant_log, supplement_log, validation_log
 from twin.store.artifacts import Artifacts
 from twin.store.blobs import BlobCache
 from twin.store.calls import CallLog
@@ -28,10 +29,8 @@ from twin.store.registry import Registry
 from twin.store.runs import RunLog, forget_stages
 from twin.store.sessions import Sessions
 from twin.store.snapshots import Snapshots
-from twin.store.supplements import mutant_log, supplement_log
 from twin.store.trials import TrialLog
 from twin.store.upgrade import upgrade
-from twin.store.validations import ValidationLog
 
 FOLDER = ".twin"
 DEFAULT_WAIT_S = 30.0
@@ -74,7 +73,7 @@ class Store:
         self.snapshots = Snapshots(database)
         self.supplements = supplement_log(database)
         self.trials = TrialLog(database)
-        self.validations = ValidationLog(database)
+        self.validations = validation_log(database)
 
     @property
     def engine(self) -> Engine:

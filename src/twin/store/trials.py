@@ -4,39 +4,34 @@ Raw: only appended, and the first answer to a question stays. Knows no step's me
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from sqlalchemy import select
 
+from twin.store.answers import lookup_of
 from twin.store.engine import Database
 from twin.store.schema import raw_trial_step as table
-from twin.store.validations import lookup_of
 
 Result = dict[str, Any]
 _PAGE = 100
+_COLUMNS = (
+    table.c.campaign, table.c.commit_id, table.c.number, table.c.step, table.c.result,
+    table.c.seconds,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
     """What one trial has come to so far, by step."""
 
+    campaign: str
     commit_id: str
     number: int
     results: dict[str, Result]
     seconds: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedSteps:
-    """What is known of one trial."""
-
-    campaign: str
-    number: int
-    steps: dict[str, Result] = field(default_factory=dict)
-    """By the step's name."""
 
 
 class TrialLog:
@@ -55,40 +50,31 @@ class TrialLog:
         with self._database.reading() as connection:
             return {row.step: dict(row.result) for row in connection.execute(query)}
 
-    def of_commit(self, pack: str, commit_id: str) -> list[FinishedSteps]:
+    def of_commit(self, pack: str, commit_id: str) -> list[Steps]:
         """Every trial at one commit, of whichever campaign, in the order in which they began."""
         query = (
-            select(table.c.campaign, table.c.number, table.c.step, table.c.result)
+            select(*_COLUMNS)
             .where(table.c.pack == pack, table.c.commit_id == commit_id)
             .order_by(table.c.id)
         )
-        found: dict[tuple[str, int], FinishedSteps] = {}
+        found: dict[tuple[str, int], list[Any]] = {}
         with self._database.reading() as connection:
             for row in connection.execute(query):
-                trial = FinishedSteps(campaign=row.campaign, number=row.number)
-                key = row.campaign, row.number
-                found.setdefault(key, trial).steps[row.step] = dict(row.result)
-        return list(found.values())
+                found.setdefault((row.campaign, row.number), []).append(row)
+        return [_steps(rows) for rows in found.values()]
 
     def every(self, campaign: str) -> Iterator[Steps]:
         """All trials of a campaign, read as they are needed."""
-        columns = (table.c.commit_id, table.c.number, table.c.step, table.c.result, table.c.seconds)
         query = (
-            select(*columns)
+            select(*_COLUMNS)
             .where(table.c.campaign == campaign)
             .order_by(table.c.commit_id, table.c.number, table.c.id)
             .execution_options(yield_per=_PAGE)
         )
         with self._database.reading() as connection:
             rows = connection.execute(query)
-            for (commit_id, number), steps in groupby(rows, key=lambda row: (row[0], row[1])):
-                found = list(steps)
-                yield Steps(
-                    commit_id=commit_id,
-                    number=number,
-                    results={row.step: dict(row.result) for row in found},
-                    seconds={row.step: row.seconds for row in found},
-                )
+            for _, steps in groupby(rows, key=lambda row: (row.commit_id, row.number)):
+                yield _steps(list(steps))
 
     def add(
         self,
@@ -117,3 +103,14 @@ class TrialLog:
                     "at": time.time(),
                 },
             )
+
+
+def _steps(rows: Sequence[Any]) -> Steps:
+    """One trial's."""
+    return Steps(
+        campaign=rows[0].campaign,
+        commit_id=rows[0].commit_id,
+        number=rows[0].number,
+        results={row.step: dict(row.result) for row in rows},
+        seconds={row.step: row.seconds for row in rows},
+    )

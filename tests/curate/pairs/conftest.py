@@ -124,6 +124,7 @@ def make_facts() -> MakeFacts:
             candidates=["calc/base.py", "calc/core.py"],
             trials=(),
             mute_trials={},
+            faults=(),
             code_version="1",
         )  # fmt: skip
         return replace(facts, **more)

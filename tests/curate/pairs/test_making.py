@@ -11,8 +11,9 @@ from tests.curate.pairs.conftest import AFTER, BEFORE, MakeFacts
 
 from twin.coding.edits import apply, read_blocks
 from twin.coding.plan import read_plan
+from twin.curate.pairs.facts import PlantedFault
 from twin.curate.pairs.making import MAKERS, Made, made_of
-from twin.records import Pair, PairKind
+from twin.records import Mutant, Pair, PairKind, Validation
 
 LIMIT = 32_000
 
@@ -28,7 +29,7 @@ def answer(made: Made, kind: PairKind) -> object:
 
 def test_a_commit_gives_a_pair_of_each_kind_with_where_it_is_from(make_facts: MakeFacts) -> None:
     made = made_of(make_facts(), max_tokens=LIMIT)
-    assert {pair.kind for pair in made.pairs} == MAKERS.keys() - {"preference"}
+    assert {pair.kind for pair in made.pairs} == set(dict(MAKERS)) - {"preference"}
     assert made.left_out == {}
     for pair in made.pairs:
         assert [message.role for message in pair.prompt] == ["system", "user"]
@@ -124,6 +125,38 @@ def test_edits_make_the_commit_of_its_parent(make_facts: MakeFacts) -> None:
     assert core in changed.prompt[1].content
     assert apply("", read_blocks(added.completion)) == AFTER["calc/late.py"]
     assert "It is not there yet." in added.prompt[1].content
+
+
+def planted(whole: str, faulty: str, num_failing: int = 1) -> PlantedFault:
+    failing = [f"tests/test_core.py::test_{number:02}" for number in range(num_failing)]
+    proof = Validation(
+        commit_id="c" * 40, parent_id="", why="", classes=dict.fromkeys(failing, "fail_to_pass")
+    )
+    mutant = Mutant(
+        commit_id="c" * 40, environment="e", path="calc/core.py", line=3, symbol="Calc.add",
+        operator="arithmetic", before="+", after="-", artifact="f" * 64, why="", proof=proof,
+    )  # fmt: skip
+    return PlantedFault(mutant=mutant, faulty=faulty.encode(), whole=whole.encode())
+
+
+def test_a_planted_fault_is_mended_by_the_file_as_it_was(make_facts: MakeFacts) -> None:
+    whole, faulty = str(AFTER["calc/core.py"]), str(BEFORE["calc/core.py"])
+    facts = make_facts(faults=[planted(whole, faulty)])
+    *_, pair = of(made_of(facts, max_tokens=LIMIT), "edit")
+    assert apply(faulty, read_blocks(pair.completion)) == whole
+    assert faulty in pair.prompt[1].content
+    assert pair.task == "Make these tests pass again:\n- tests/test_core.py::test_00"
+    assert '"symbols": ["Calc.add"]' in pair.prompt[1].content
+    assert (pair.origin.source, pair.origin.validity) == ("generated", "valid")
+
+
+def test_the_tests_that_a_fault_breaks_are_named_as_far_as_one_reads(make_facts: MakeFacts) -> None:
+    whole, faulty = str(AFTER["calc/core.py"]), str(BEFORE["calc/core.py"])
+    facts = make_facts(faults=[planted(whole, faulty, num_failing=12), planted(whole, whole)])
+    made = made_of(facts, max_tokens=LIMIT)
+    *_, pair = of(made, "edit")
+    assert "test_09\n- and 2 more" in pair.task
+    assert made.left_out["edit: no_edit"] == 1
 
 
 @given(before=st.text(max_size=80), after=st.text(max_size=80))

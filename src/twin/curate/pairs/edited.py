@@ -45,15 +45,20 @@ def written(facts: Facts, step: Step, side: Sides, after: bytes | None) -> tuple
     was_there = bool(path_before(side))
     if after is None or (was_there and side.before is None):
         return "unread"  # too large, missing from a partial clone, or not made at all
-    old, new = text_of(side.before if was_there else None), text_of(after)
+    return asked(facts.task, step, side.before if was_there else None, after)
+
+
+def asked(task: str, step: Step, before: bytes | None, after: bytes) -> tuple[Prompt, str] | str:
+    """The same for any task; a file that is not there yet is None."""
+    old, new = text_of(before), text_of(after)
     if old is None or new is None:
         return "no_text"
     blocks = blocks_of(old, new)
     if not blocks:
         return "no_edit"
     assert apply(old, blocks) == new
-    now = fenced(old) if was_there else "It is not there yet."
-    user = sections(Task=facts.task, Step=step_as_json(step), File=now)
+    now = "It is not there yet." if before is None else fenced(old)
+    user = sections(Task=task, Step=step_as_json(step), File=now)
     return Prompt(system=EDIT, user=user), as_text(blocks)
 
 

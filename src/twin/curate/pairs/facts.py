@@ -18,7 +18,7 @@ from twin.coding.context import ContextPackage, num_tokens
 from twin.coding.index import Snapshot
 from twin.coding.plan import Plan, Step
 from twin.coding.retrieved import encodable
-from twin.records import Commit, Message, Pair, PairKind, PairOrigin, Validation
+from twin.records import Commit, Message, Mutant, Pair, PairKind, PairOrigin, Validation
 
 TOKENS_PER_MESSAGE: Final = 8
 """What chat templates put around a message."""
@@ -37,6 +37,16 @@ class TriedPlan:
     plan: Plan
     edits: Callable[[], Mapping[str, bytes | None]]
     """Path -> content after the work. Read only where it is needed; raises StoreCorrupt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlantedFault:
+    """A fault in the commit's own code that its tests catch."""
+
+    mutant: Mutant
+    faulty: bytes
+    whole: bytes
+    """The file as the commit left it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +73,7 @@ class Facts:
     trials: Sequence[TriedPlan]
     mute_trials: Mapping[str, int]
     """Why trials say nothing (`bad_plan`) -> how many."""
+    faults: Sequence[PlantedFault]
     code_version: str
 
     def pair(
@@ -74,15 +85,17 @@ class Facts:
         rejected: str = "",
         stage: Literal["", "plan", "edit"] = "",
         trial: TriedPlan | None = None,
+        fault_task: str = "",
     ) -> Pair:
-        """A pair of this commit, or of a trial at it."""
+        """A pair of this commit, of a trial at it, or of a fault in its code, which is a task of
+        its own."""
         system, user = encodable(prompt.system), encodable(prompt.user)
         answers = encodable(completion), encodable(rejected)
         tokens = sum(TOKENS_PER_MESSAGE + num_tokens(text) for text in (system, user))
         return Pair(
             kind=kind,
             stage=stage,
-            task=encodable(self.task),
+            task=encodable(fault_task or self.task),
             prompt=(Message(role="system", content=system), Message(role="user", content=user)),
             completion=answers[0],
             rejected=answers[1],
@@ -92,9 +105,9 @@ class Facts:
                 commit_id=self.commit.commit_id,
                 parent_id=self.commit.parent_ids[0],
                 commit_time=self.commit.commit_time,
-                source="trial" if trial else "commit",
-                validity=self.validity,
-                context_id=self.context_id,
+                source="trial" if trial else "generated" if fault_task else "commit",
+                validity="valid" if fault_task else self.validity,
+                context_id="" if fault_task else self.context_id,
                 code_version=self.code_version,
                 campaign=trial.campaign if trial else "",
                 trial=trial.number if trial else None,

@@ -1,7 +1,7 @@
 """All pairs of one commit, and why others did not come about. The table of kinds is here."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,23 +9,25 @@ from twin import __version__
 from twin.curate.pairs.edited import edit
 from twin.curate.pairs.facts import Facts, Maker
 from twin.curate.pairs.located import precision, scope
+from twin.curate.pairs.mended import mended
 from twin.curate.pairs.planned import meta_plan, step_plan, test_plan
 from twin.curate.pairs.preferred import preference
 from twin.records import Pair, PairKind
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of what pairs look like; a new one makes all of them again."""
 CODE_VERSION: Final = f"{__version__}, pairs {VERSION}"
 
-MAKERS: Final[Mapping[PairKind, Maker]] = {
-    "scope": scope,
-    "precision": precision,
-    "meta_plan": meta_plan,
-    "step_plan": step_plan,
-    "test_plan": test_plan,
-    "edit": edit,
-    "preference": preference,
-}
+MAKERS: Final[Sequence[tuple[PairKind, Maker]]] = (
+    ("scope", scope),
+    ("precision", precision),
+    ("meta_plan", meta_plan),
+    ("step_plan", step_plan),
+    ("test_plan", test_plan),
+    ("edit", edit),
+    ("edit", mended),
+    ("preference", preference),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ def made_of(facts: Facts, *, max_tokens: int) -> Made:
     """Every pair of a commit, each once, that fits into `max_tokens`."""
     pairs: dict[str, Pair] = {}
     left_out: Counter[str] = Counter()
-    for kind, maker in MAKERS.items():
+    for kind, maker in MAKERS:
         for one in maker(facts):
             if isinstance(one, str):
                 left_out[f"{kind}: {one}"] += 1

@@ -15,7 +15,8 @@ from twin.coding.paths import role_of
 from twin.coding.testing.calls import Call, Outcome
 from twin.observe.generators.inputs import arguments_for, literals_at_calls
 from twin.observe.proposals import Case, Means, Proposal
-from twin.observe.purity import callees, parsed, pure_functions
+from twin.observe.purity import callees, pure_functions
+from twin.observe.syntax import parsed
 
 MAX_FUNCTIONS: Final = 20
 MAX_TESTS: Final = 6

@@ -13,7 +13,7 @@ from typing import Final
 from twin.coding.changed import Sides
 from twin.coding.paths import role_of
 from twin.observe.proposals import Case, Means, Proposal
-from twin.observe.purity import parsed
+from twin.observe.syntax import parsed
 
 MAX_TESTS: Final = 50
 MAX_BYTES: Final = 1_000_000

@@ -18,7 +18,7 @@ from twin.coding.testing.calls import is_sound
 from twin.coding.testing.results import TestRun
 from twin.observe.coverage import reaching
 from twin.observe.proposals import Case, Means, Proposal
-from twin.observe.purity import parsed
+from twin.observe.syntax import parsed
 
 MAX_PINS: Final = 150
 """Of one file; a test passes on no more properties than these."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from twin.observe.proposals import Case, Means, Proposal
-from twin.observe.purity import parsed
+from twin.observe.syntax import parsed
 
 MAX_ANSWER: Final = 100_000
 MAX_DIFF: Final = 20_000
