@@ -7,6 +7,10 @@ from tests.coding.conftest import World
 
 from twin.coding.sandbox.limits import Limits
 from twin.coding.testing.hearing import Patience
+from twin.coding.testing.results import Selection, TestRun
+from twin.coding.testing.session import TestSession
+from twin.coding.testing.trees import Tree
+from twin.observe import validate
 from twin.records import Validation
 
 Validate = Callable[..., Validation]
@@ -63,6 +67,26 @@ def test_tests_that_pass_on_both_sides_guard_and_prove_nothing(
     found = validated()
     assert found.why == "nothing_fails"
     assert found.tests("guard") == ["test_calc.py::test_sum"]
+    assert found.num_runs == 2  # it need not be repeated
+
+
+def test_a_commit_that_mends_what_never_ended_is_not_waited_for(
+    world: World, validated: Validate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tests end within moments after it: that they do not before is soon clear."""
+    monkeypatch.setattr(validate, "LONG_S", 1.0)
+    asked: list[float] = []
+    run = TestSession.run
+
+    def noted(self: TestSession, tree: Tree, *selections: Selection) -> list[TestRun]:
+        asked.extend(selection.test_s for selection in selections)
+        return run(self, tree, *selections)
+
+    monkeypatch.setattr(TestSession, "run", noted)
+    endless = "def add(a, b):\n    while b > 1: pass\n    return a + b\n"
+    grow(world, {"calc.py": endless}, {"calc.py": AFTER, "test_calc.py": NEW_TEST})
+    assert validated().tests("fail_to_pass") == ["test_calc.py::test_sum"]
+    assert asked == [float("inf"), 1.0, float("inf"), 1.0]  # after, before, and again
 
 
 def test_a_commit_whose_tests_fail_after_it_is_not_valid(world: World, validated: Validate) -> None:

@@ -35,7 +35,7 @@ from twin.records import Commit, SandboxLevel, Validation
 from twin.store.answers import Answers, lookup_of
 from twin.store.database import Store
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of what an answer means; a new one asks everything again."""
 
 

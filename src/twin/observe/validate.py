@@ -32,6 +32,10 @@ for a proof once in a thousand."""
 QUICK_S: Final = 2.0
 """Tests that take longer than this together run twice, not five times."""
 
+LONG_S: Final = 10.0
+PATIENCE: Final = 50.0
+"""A test that takes as many times as long as the slowest after the commit, and `LONG_S`, hangs."""
+
 BRIEF: Final = "--tb=line"
 """Writing out why takes longer than many tests: of 1,240 of which most fail, half of the time."""
 
@@ -156,15 +160,15 @@ class Validator:
             return done
 
         every = Selection(paths=selection, only=asked.only)
-        (before,) = run(asked.before, every)
-        if asked.generated and _all_is_well(before):
-            return "nothing_fails", "", {}, selection
-        # The second time in another order, and what may prove the commit more often.
-        passing = frozenset(t for t, result in before.results.items() if result.passes)
-        turned = replace(every, reverse=True, settled=passing, num_repeats=NUM_REPEATS)
-        after, after_again = run(asked.after, every, turned)
+        if asked.generated:  # of which most do not fail, so that this is all
+            (before,) = run(asked.before, every)
+            if _all_is_well(before):
+                return "nothing_fails", "", {}, selection
+        (after,) = run(asked.after, every)
         if not any(result.passes for result in after.results.values()):
             return (*_nothing(after), {}, selection)
+        if not asked.generated:
+            (before,) = run(asked.before, replace(every, test_s=_patience_s(after)))
         at_parent = tuple(path for path in selection if path in asked.parent.names)
         base = None
         if _is_lacking(before, after) and (at_parent or not selection):
@@ -174,8 +178,18 @@ class Validator:
         wanted = frozenset(_proving(first))
         if not wanted:
             return ("nothing_fails", _unfinished(before, after), first, selection)
+        # The second time in another order, and what may prove the commit more often.
+        passing = frozenset(t for t, result in before.results.items() if result.passes)
+        turned = replace(every, reverse=True, settled=passing, num_repeats=NUM_REPEATS)
+        (after_again,) = run(asked.after, turned)
         repeats = NUM_REPEATS if _seconds(before, wanted) < QUICK_S else 0
-        failing = replace(turned, only=wanted, settled=frozenset(), num_repeats=repeats)
+        failing = Selection(
+            paths=selection,
+            only=wanted,
+            reverse=True,
+            num_repeats=repeats,
+            test_s=_patience_s(after),
+        )
         (before_again,) = run(asked.before, failing)
         classes = classify(
             replace(sides, before=[before, before_again], after=[after, after_again])
@@ -290,6 +304,12 @@ def _is_lacking(before: TestRun, after: TestRun) -> bool:
 
 def _proving(classes: Mapping[str, TestClass]) -> list[str]:
     return [test for test, found in classes.items() if found == "fail_to_pass"]
+
+
+def _patience_s(after: TestRun) -> float:
+    """How long a test may take that is known to end: many mend what never did."""
+    slowest = max(result.seconds for result in after.results.values())
+    return max(LONG_S, PATIENCE * slowest)
 
 
 def _seconds(run: TestRun, tests: frozenset[str]) -> float:

@@ -201,6 +201,20 @@ def test_whatever_ends_the_sandbox_costs_time_alone(
     assert [outcomes(run) for run in runs[2:]] == [{"test_9": "passed"}] * 2
 
 
+def test_a_selection_can_be_less_patient(runs_of: Session) -> None:
+    program = "import time\ndef test_1(): time.sleep(60)\ndef test_2(): pass\n"
+    (run,) = runs_of(program, Selection(test_s=1.0))
+    assert outcomes(run) == {"test_1": "timeout", "test_2": "passed"}
+
+
+def test_a_test_that_crashes_is_tried_alone_once(runs_of: Session) -> None:
+    program = "import os\ndef test_1(): os.abort()\ndef test_2(): pass\n"
+    first, second = runs_of(program, Selection(), Selection(reverse=True))
+    assert outcomes(first) == outcomes(second) == {"test_1": "crashed", "test_2": "passed"}
+    # In the session; alone; what was left after the crash. Then the session again.
+    assert (first.num_starts, second.num_starts) == (3, 1)
+
+
 @pytest.mark.slow
 def test_the_clock_begins_again_with_each_call(runs_of: Session) -> None:
     program = "import time\ndef test_1(): time.sleep(3)\n"

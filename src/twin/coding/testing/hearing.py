@@ -59,9 +59,10 @@ def event_of(line: bytes) -> Event | None:
 
 
 class Heard:
-    """What was heard of one selection."""
+    """What was heard of one selection, whose tests may take `test_s` each."""
 
-    def __init__(self) -> None:
+    def __init__(self, test_s: float) -> None:
+        self._test_s = test_s
         self.results: dict[str, TestResult] = {}
         self.broken: dict[str, str] = {}
         self.unsteady: set[str] = set()
@@ -79,7 +80,8 @@ class Heard:
         """Whether pytest came to its end, and had nothing to complain of but tests."""
         return self.code in (0, 1, 5) or (self.code == 2 and bool(self.broken))
 
-    def take(self, event: Event) -> None:
+    def take(self, event: Event) -> float:
+        """Keeps what it says; how long the next one may take."""
         if event.kind == "start":
             self.running = event.id
         elif event.kind == "end" and len(self.results) < MAX_TESTS:
@@ -107,6 +109,8 @@ class Heard:
             self.executable = {path: _bits(lines) for path, lines in event.lines.items()}
         elif event.kind == "done":
             self.code = event.code
+            return LEAVE_S
+        return self._test_s
 
 
 def _bits(lines: Iterable[int]) -> int:
@@ -120,21 +124,14 @@ def _bits(lines: Iterable[int]) -> int:
 class Hearing:
     """Listens to a sandbox in which one selection runs."""
 
-    def __init__(self, patience: Patience) -> None:
-        self.heard = Heard()
-        self._patience = patience
+    def __init__(self, patience: Patience, test_s: float) -> None:
+        self.heard = Heard(min(test_s, patience.test_s))
         self._until = time.monotonic() + patience.collect_s
 
     def hear(self, line: bytes) -> None:
         event = event_of(line)
         if event is not None:
-            self._until = time.monotonic() + wait_s(event, self._patience)
-            self.heard.take(event)
+            self._until = time.monotonic() + self.heard.take(event)
 
     def deadline(self) -> float:
         return self._until
-
-
-def wait_s(event: Event, patience: Patience) -> float:
-    """How long the next line may take."""
-    return LEAVE_S if event.kind == "done" else patience.test_s

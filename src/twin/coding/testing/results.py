@@ -55,6 +55,8 @@ class Selection:
     num_repeats: int = 0
     """How often the tests run once more at the end, but for those of `settled`."""
     settled: frozenset[str] = frozenset()
+    test_s: float = float("inf")
+    """The most that one test may take, where that is less than the run's patience."""
     watched: tuple[str, ...] = ()
     """Files of which is told what lines ran."""
 

@@ -67,6 +67,8 @@ class Suite:
         self.options = (*own_options(tree.texts(FILES)), *options)
         self.limits = limits
         self.patience = patience
+        self.tried_alone: set[str] = set()
+        """Tests that crashed in company."""
 
     def run(self, selection: Selection, begun: Heard | None = None) -> TestRun:
         """Each test of a selection with its result; `begun` is what is known of them already."""
@@ -74,7 +76,7 @@ class Suite:
 
     def start(self, selection: Selection, without: frozenset[str] = frozenset()) -> Heard:
         """One selection in a sandbox of its own."""
-        hearing = Hearing(self.patience)
+        hearing = Hearing(self.patience, selection.test_s)
         told = {**self.told(), "selection": self.described(selection, without)}
         job = inside_job(self.environment, self.limits, msgspec.json.encode(told), self.tree)
         hearing.heard.ended = self.sandbox.run(job, hearing)
@@ -184,7 +186,10 @@ class _Selected:
 
     def _alone(self, culprit: str) -> None:
         """Tries a test that crashed once more, without company: was it the test, or an earlier
-        one?"""
+        one? For each test that is asked once."""
+        if culprit in self.suite.tried_alone:
+            return
+        self.suite.tried_alone.add(culprit)
         selection = replace(self.selection, only=frozenset({culprit}), num_repeats=0)
         heard = self.suite.start(selection)
         assert heard.ended is not None

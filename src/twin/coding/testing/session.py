@@ -21,7 +21,7 @@ from twin.coding.sandbox import cgroups
 from twin.coding.sandbox.cell import Sandbox
 from twin.coding.sandbox.launch import CONFINE
 from twin.coding.sandbox.limits import Ended, Limits
-from twin.coding.testing.hearing import Heard, Patience, event_of, wait_s
+from twin.coding.testing.hearing import Heard, Patience, event_of
 from twin.coding.testing.results import Selection, TestEnvironment, TestRun
 from twin.coding.testing.run import Suite, inside_job
 from twin.coding.testing.trees import Tree
@@ -82,7 +82,7 @@ class TestSession:
             "size": len(suite.tree.archive) if is_new else None,
             "selections": [suite.described(selection) for selection in selections],
         }
-        heard = self._hearing.expect(len(selections))
+        heard = self._hearing.expect(selections)
         self._ask(msgspec.json.encode(told) + b"\n" + (suite.tree.archive if is_new else b""))
         self._hearing.wait()
         return [
@@ -145,10 +145,10 @@ class _Hearing:
         self._began = self._until = self._last = self._leave = float("inf")
         self._error: OSError | None = None
 
-    def expect(self, num_selections: int) -> list[Heard]:
-        """What will be heard of as many selections, one after the other."""
+    def expect(self, selections: Sequence[Selection]) -> list[Heard]:
+        """What will be heard of each selection, one after the other."""
         with self._changed:
-            found = [Heard() for _ in range(num_selections)]
+            found = [Heard(min(one.test_s, self._patience.test_s)) for one in selections]
             if not self.is_over:
                 self._expected = list(found)
                 self._began = time.monotonic()
@@ -188,8 +188,7 @@ class _Hearing:
                 self._began, self._until = now, now + self._patience.collect_s
                 self._changed.notify_all()
             else:
-                self._until = now + wait_s(event, self._patience)
-                self._expected[0].take(event)
+                self._until = now + self._expected[0].take(event)
 
     def deadline(self) -> float:
         with self._changed:
