@@ -114,12 +114,12 @@ class TestSession:
     def _follow(self, hearing: "_Hearing") -> None:
         # The clock is the hearing's, which begins again with each call.
         limits = replace(self._limits, wall_s=float("inf"))
-        ended: Ended | OSError
+        ended: Ended | BaseException
         try:
             ended = self._sandbox.run(
                 inside_job(self._environment, limits, self._asked, Tree(b"")), hearing
             )
-        except OSError as error:
+        except BaseException as error:  # raised by who waits
             ended = error
         hearing.over(ended)
 
@@ -143,7 +143,7 @@ class _Hearing:
         self._changed = threading.Condition()
         self._expected: list[Heard] = []
         self._began = self._until = self._last = self._leave = float("inf")
-        self._error: OSError | None = None
+        self._error: BaseException | None = None
 
     def expect(self, selections: Sequence[Selection]) -> list[Heard]:
         """What will be heard of each selection, one after the other."""
@@ -157,8 +157,8 @@ class _Hearing:
             return found
 
     def wait(self) -> None:
-        """Until all that was expected was heard, or will never be. Raises OSError as
-        `Sandbox.run` does."""
+        """Until all that was expected was heard, or will never be. Raises what `Sandbox.run`
+        does."""
         with self._changed:
             self._changed.wait_for(lambda: not self._expected)
             if self._error is not None:
@@ -194,12 +194,12 @@ class _Hearing:
         with self._changed:
             return min(self._until, self._last, self._leave) if self._expected else self._leave
 
-    def over(self, ended: Ended | OSError) -> None:
+    def over(self, ended: Ended | BaseException) -> None:
         """The sandbox is gone. What ran in it has an end only where it took too long: what else
         ended the sandbox need not be its doing."""
         with self._changed:
             self.is_over = True
-            if isinstance(ended, OSError):
+            if isinstance(ended, BaseException):
                 self._error = ended
             elif self._expected and ended.cause == "stopped":
                 is_late = time.monotonic() >= self._last
