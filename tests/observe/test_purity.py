@@ -4,7 +4,8 @@ import ast
 
 import pytest
 
-from twin.observe.purity import parsed, pure_functions
+from twin.observe.purity import pure_functions
+from twin.observe.syntax import parsed
 
 HEAD = "import re, os, urllib.parse\nfrom math import sqrt\nfrom .x import helper\nCACHE = {}\n"
 
