@@ -93,7 +93,7 @@ def test_trials_of_a_commit_come_in_the_order_in_which_they_began(store: Store) 
             result={"at": step}, seconds=0.0,
         )  # fmt: skip
     found = store.trials.of_commit("a/b", "c")
-    assert [(trial.campaign, trial.number, [*trial.steps]) for trial in found] == [
+    assert [(trial.campaign, trial.number, [*trial.results]) for trial in found] == [
         ("b", 0, ["plan", "execute"]),
         ("a", 1, ["plan"]),
     ]
