@@ -27,6 +27,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_repository_is_packed_found_and_validated(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def result_of(program: "subprocess.Popen[str]") -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 def test_the_report_for_people_says_what_was_found_and_what_serves(
     capsys: Shown, new_history: New
 ) -> None:
@@ -120,6 +121,7 @@ def test_force_does_every_stage_again(capsys: Shown, new_history: New) -> None:
         assert len(json.loads(capsys.readouterr().out)["skipped"]) == skipped
 
 
+@pytest.mark.slow
 def test_a_worse_candidate_is_refused_with_exit_code_1(capsys: Shown, new_repository: New) -> None:
     """All that can be learnt from misleads; what is held out does just what it says."""
     words = [f"word{number}" for number in range(24)]

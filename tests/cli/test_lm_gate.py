@@ -64,6 +64,7 @@ def test_a_target_that_is_missed_is_exit_code_1_and_json_says_why(
     assert "plots" not in found
 
 
+@pytest.mark.slow
 def test_a_folder_serves_as_well_as_a_name_and_a_page_is_written(home: Path, capsys: Shown) -> None:
     folder = home / ".twin" / "lm" / "fox"
     html = home / "out" / "gates.html"

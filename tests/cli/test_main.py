@@ -175,6 +175,7 @@ def test_json_after_a_lone_double_dash_is_no_option(
     assert capsys.readouterr().err.startswith("twin: Got unexpected extra argument")
 
 
+@pytest.mark.slow
 def test_a_reader_that_closes_early_ends_the_command_quietly(tmp_path: Path) -> None:
     program = subprocess.Popen(
         [*TWIN, "doctor"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path

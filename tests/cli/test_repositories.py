@@ -214,6 +214,7 @@ def test_a_subfolder_and_a_linked_work_tree_are_the_repository(
     assert works(capsys, tmp_path / "linked") == ["src/retry.py"]
 
 
+@pytest.mark.slow
 def test_names_and_contents_that_are_not_utf_8_are_read(capsys: Shown, new_repository: New) -> None:
     odd = os.fsdecode(b"src/caf\xe9_retry.py")
     latin = "# déjà vu: retry the delay\nx = 'é'\n".encode("latin-1")
@@ -231,6 +232,7 @@ def test_names_and_contents_that_are_not_utf_8_are_read(capsys: Shown, new_repos
         assert b"src/caf\\udce9_retry.py" in done.stdout
 
 
+@pytest.mark.slow
 def test_binary_empty_and_huge_files_are_no_hindrance(capsys: Shown, new_repository: New) -> None:
     root = new_repository(
         (

@@ -58,6 +58,7 @@ def verdicts(found: Validated) -> list[str]:
     return [one.why or "valid" for one in found.validations]
 
 
+@pytest.mark.slow
 def test_every_commit_has_an_answer_and_none_is_asked_twice(
     packed: Callable[..., Manifest], validate: Callable[..., Validated]
 ) -> None:

@@ -249,6 +249,7 @@ def test_one_of_our_checkpoints_becomes_a_hugging_face_folder(tmp_path: Path) ->
     assert torch.equal(again(ids).logits, model(ids)[0])
 
 
+@pytest.mark.slow
 def test_without_transformers_the_cure_is_said() -> None:
     script = """
 import sys

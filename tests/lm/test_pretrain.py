@@ -79,6 +79,7 @@ def test_a_run_learns_and_leaves_a_model_its_figures_and_a_picture(tmp_path: Pat
     assert (tmp_path / "model" / "metrics.png").is_file()
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_weights_and_others_do_not(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(tmp_path, name, seed=seed, steps=4)
@@ -141,6 +142,7 @@ def test_a_run_killed_at_any_moment_leaves_a_checkpoint_that_is_whole(tmp_path: 
         (tmp_path / "killed" / snapshot.NAME).unlink()
 
 
+@pytest.mark.slow
 def test_a_time_budget_counts_what_was_spent_before_an_interruption(tmp_path: Path) -> None:
     result = train(tmp_path, steps=0, time_budget_s=0.6)
     assert result.finished
@@ -167,6 +169,7 @@ def test_a_run_goes_on_only_with_its_own_text_and_shape(tmp_path: Path) -> None:
         train(tmp_path, "elsewhere", resume=True)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_replaced_only_if_that_is_asked_for(tmp_path: Path) -> None:
     train(tmp_path, steps=2)
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
@@ -189,6 +192,7 @@ def test_one_folder_takes_one_run_at_a_time(tmp_path: Path) -> None:
     assert train(tmp_path, steps=2).finished
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_is_saved_at_that_step(tmp_path: Path) -> None:
     asked = iter([False, False, False, True])
     with pytest.raises(KeyboardInterrupt):
@@ -264,6 +268,7 @@ def test_a_text_shorter_than_a_batch_and_too_little_memory_are_told_before_it_st
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

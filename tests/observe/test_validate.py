@@ -70,6 +70,7 @@ def test_tests_that_pass_on_both_sides_guard_and_prove_nothing(
     assert found.num_runs == 2  # it need not be repeated
 
 
+@pytest.mark.slow
 def test_a_commit_that_mends_what_never_ended_is_not_waited_for(
     world: World, validated: Validate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ def handoff_in(request: Received) -> dict[str, Any]:
     raise AssertionError(f"no hand-off in {request.json['messages']}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize(
     "weak",
@@ -285,6 +286,7 @@ def test_hedging_takes_whichever_account_answers_first(serving: Serving) -> None
             assert call.attempts[-1].account == "env:B"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("grade", "answers"), [("0.9", "small"), ("0.1", "big"), ("?", "small")])
 def test_a_verifier_may_grade_the_small_tiers_answer(
     grade: str, answers: str, serving: Serving

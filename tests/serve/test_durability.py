@@ -155,6 +155,7 @@ def test_a_locked_store_stops_no_traffic_and_gets_everything_afterwards(
     assert set(ids) <= found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
 @pytest.mark.parametrize("when_full", ["refuse", "serve"])
 def test_a_full_disk_refuses_or_serves_as_configured_and_loses_nothing_acknowledged(
@@ -207,6 +208,7 @@ def _settled(served: Served, last: str) -> list:  # type: ignore[type-arg]
     return served.calls()
 
 
+@pytest.mark.slow
 def test_secrets_are_in_no_file_that_the_gateway_leaves(serving: Serving) -> None:
     secret = "sk-proj-" + "Zx9" * 14
     pieces = [secret[place : place + 4] for place in range(0, len(secret), 4)]

@@ -174,6 +174,7 @@ def test_a_stream_asked_for_and_json_received_is_no_stream(serving: Serving) -> 
     assert "A stream was asked for and something else came" in message_of(body)
 
 
+@pytest.mark.slow
 def test_trouble_that_passes_is_overcome_by_asking_again(serving: Serving) -> None:
     plan = [answer("{}", status=503), FAULTS["resets in the body"], chat("at last")]
     with Upstream(plan) as upstream:
@@ -234,6 +235,7 @@ def test_nobody_there_is_an_error_that_names_the_cure(serving: Serving) -> None:
     assert "did not answer" in message_of(body)
 
 
+@pytest.mark.slow
 def test_a_body_of_200_mb_is_cut_off_and_costs_no_memory(serving: Serving) -> None:
     with Upstream(big(200_000_000)) as upstream:
         served = serving(model("m", upstream.url))
@@ -245,6 +247,7 @@ def test_a_body_of_200_mb_is_cut_off_and_costs_no_memory(serving: Serving) -> No
         assert upstream.num_bytes_sent < 120_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 7, 4096])
 def test_events_split_anywhere_arrive_as_they_were_sent(size: int, serving: Serving) -> None:
     events = b"".join(chat_events("Grüße", " 日本", " 🙂"))
@@ -307,6 +310,7 @@ def test_a_client_that_hangs_up_before_the_answer_ends_the_models_work_too(
         served.until(lambda: any(call.outcome == "cancelled" for call in served.calls()))
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_slowly_gets_everything(serving: Serving) -> None:
     words = ["x" * 1000] * 3000
     with Upstream(stream(*words)) as upstream:

@@ -80,6 +80,7 @@ def test_the_document_that_is_served_is_the_one_that_is_tested(served: Served) -
     assert json.loads(served.request("GET", "/openapi.json")[2]) == DOCUMENT
 
 
+@pytest.mark.slow
 @api.parametrize()
 @QUICK
 def test_answers_are_as_the_document_says(
@@ -189,6 +190,7 @@ def test_json_of_any_shape_is_answered_or_refused(
     assert found.get("type") == ("error" if path == "/v1/messages" else None)
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=150)
 @given(document=st.one_of(_VALUES, st.dictionaries(st.sampled_from(["call_id", "score", "comment",
     "demonstration"]), _VALUES)))  # fmt: skip

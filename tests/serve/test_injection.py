@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from tests.backends.upstream import Upstream, chat
 from tests.serve.conftest import Served
 
@@ -26,6 +27,7 @@ def repository(folder: Path) -> None:
         subprocess.run(command, cwd=folder, check=True)
 
 
+@pytest.mark.slow
 def test_a_question_gets_the_notes_that_answer_it_and_the_record_says_which(
     serving: Serving, tmp_path: Path
 ) -> None:
@@ -65,6 +67,7 @@ def test_a_question_gets_the_notes_that_answer_it_and_the_record_says_which(
         assert "falcon" in upstream.requests[6].body.decode()
 
 
+@pytest.mark.slow
 def test_on_its_way_up_a_request_shows_context_only_to_those_who_may_see_it(
     serving: Serving, tmp_path: Path
 ) -> None:

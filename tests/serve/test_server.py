@@ -25,6 +25,7 @@ def model(name: str, url: str, more: str = "") -> str:
     return f'[models.{name}]\nprovider = "vllm"\nbase_url = "{url}"\nretries = 0\n{more}\n'
 
 
+@pytest.mark.slow
 def test_without_a_configuration_it_serves_the_scripted_model_and_says_how_to_add_one(
     tmp_path: Path,
 ) -> None:
@@ -56,6 +57,7 @@ def test_it_refuses_to_listen_elsewhere_without_keys(tmp_path: Path) -> None:
     assert "twin keys create" in ended.stderr
 
 
+@pytest.mark.slow
 def test_an_address_that_is_taken_is_said_in_one_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -71,6 +73,7 @@ def test_an_address_that_is_taken_is_said_in_one_sentence(tmp_path: Path) -> Non
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "words"),
     [
@@ -96,6 +99,7 @@ def test_a_wrong_configuration_is_an_error_with_its_cure(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_keys_open_the_door_and_close_it_again(serving: Serving) -> None:
     served = serving("[serve]\nrequire_keys = false\n")
     with open_store(served.root) as store:
@@ -151,6 +155,7 @@ def test_without_an_admin_key_the_admin_api_does_not_exist(serving: Serving) -> 
     assert served.request("GET", "/admin/status", headers={"x-api-key": ""})[0] == 404
 
 
+@pytest.mark.slow
 def test_a_reload_changes_the_models_and_drops_no_connection(serving: Serving) -> None:
     slow = [STREAM_HEAD]
     for event in chat_events(*["word "] * 30):
@@ -183,6 +188,7 @@ def test_a_reload_with_a_mistake_changes_nothing_and_says_why(serving: Serving) 
         assert served.chat(model="m")[0] == 200
 
 
+@pytest.mark.slow
 def test_a_shutdown_lets_streams_finish_and_takes_no_new_calls(serving: Serving) -> None:
     slow = [STREAM_HEAD]
     for event in chat_events(*["word "] * 20):
@@ -272,6 +278,7 @@ def _shared(together: Callable[..., Served]) -> Served:
     return _cache[id(together)]
 
 
+@pytest.mark.slow
 def test_a_queue_that_is_full_says_when_to_come_back(serving: Serving) -> None:
     slow = [STREAM_HEAD, Pause(1.0), chunk(chat_events("x")[1]), b"0\r\n\r\n"]
     with Upstream(slow) as upstream:

@@ -649,6 +649,7 @@ def test_a_providers_error_that_is_no_json_becomes_one(words: str, served: Serve
     assert error_in(body)["message"] == words
 
 
+@pytest.mark.slow
 def test_where_keys_are_needed_a_stranger_fills_no_memory(together: Callable[..., Served]) -> None:
     served = together("", name="locked")
     with open_store(served.root) as store:

@@ -117,6 +117,7 @@ def test_a_file_that_unpacks_without_end_is_refused() -> None:
         Router.load(b"twin-router\0" + struct.pack("32x") + bomb)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=200))
 def test_any_text_gets_a_probability(learnt: Learnt, text: str) -> None:
     found = Router.load(learnt.to_bytes()).classify(Question(text=text))

@@ -119,6 +119,7 @@ def test_a_history_killed_half_way_is_the_old_one_or_the_new_one(
     assert {len(commit.commit.changes) for commit in commits} == {3}
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_at_once_both_succeed(new_place: Place) -> None:
     new_place.open().close()
     processes = [new_place.start(WRITES_A_LITTLE_OF_EVERYTHING, name) for name in ("one", "two")]

@@ -86,6 +86,7 @@ def journal(place: Place) -> Iterator[Journal]:
     opened.close()
 
 
+@pytest.mark.slow
 def test_it_moves_what_comes_and_says_how_it_stands(
     store: Store, journal: Journal, running: Running
 ) -> None:

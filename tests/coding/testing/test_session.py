@@ -173,6 +173,7 @@ def test_files_that_cannot_be_collected_are_told_each_time(runs_of: Session) -> 
 SURVIVES = "def test_9(): pass\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "outcome"),
     [
@@ -201,6 +202,7 @@ def test_whatever_ends_the_sandbox_costs_time_alone(
     assert [outcomes(run) for run in runs[2:]] == [{"test_9": "passed"}] * 2
 
 
+@pytest.mark.slow
 def test_a_selection_can_be_less_patient(runs_of: Session) -> None:
     program = "import time\ndef test_1(): time.sleep(60)\ndef test_2(): pass\n"
     (run,) = runs_of(program, Selection(test_s=1.0))

@@ -16,6 +16,7 @@ from twin.lm.kernels.selfcheck import OPS, TOLERANCES, check, main
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chunked", "native", "triton", "fla"])
 def test_every_backend_that_runs_here_is_right(name: str) -> None:
     rows, absent = selfcheck.report([name], CPU, lengths=(1, 17, 64))
