@@ -2,10 +2,11 @@ import asyncio
 import json
 import os
 import shutil
+import socketserver
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,27 +54,22 @@ def mock_of(kind: Tools) -> Iterator[int]:
 def server_that_says(answer: bytes, *, closes: bool) -> Iterator[int]:
     """Sends `answer` to each request."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.read(65_536):
-            writer.write(answer)
-            if closes:
-                break
-        writer.close()
+    class Serve(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # the load ends in the middle of an answer
+                while self.request.recv(65_536):
+                    self.request.sendall(answer)
+                    if closes:
+                        break
 
-    loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        server.close()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Serve) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def body(folder: Path, *, stream: bool = False, **more: Any) -> Path:
