@@ -124,10 +124,13 @@ class FactFinder:
 
     def _faults(self, commit: Commit, mutants: Sequence[Mutant]) -> Iterator[PlantedFault]:
         """Those whose files can be read."""
-        blobs = self._repository.tree(commit.commit_id) if mutants else {}
+        if not mutants:
+            return
+        tree = self._repository.tree(commit.commit_id)
+        blobs = {mutant.path: tree[mutant.path] for mutant in mutants if mutant.path in tree}
+        contents = dict(self._repository.blobs(sorted({*blobs.values()})))
         for mutant in mutants:
-            blob = blobs.get(mutant.path, "")
-            whole = dict(self._repository.blobs([blob])).get(blob) if blob else None
+            whole = contents.get(blobs.get(mutant.path, ""))
             with contextlib.suppress(StoreCorrupt):
                 if whole is not None:
                     faulty = self._store.artifacts.get(mutant.artifact)

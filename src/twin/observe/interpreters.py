@@ -16,7 +16,7 @@ from typing import Final
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from twin.errors import MissingRequirement, UsageError
-from twin.observe.environments import own_python, uv_program
+from twin.observe.environments import own_python, uv_program, version_of
 
 VERSION: Final = re.compile(r"\d+\.\d+(?:\.\d+)?")
 OLDEST: Final = (3, 8)
@@ -66,9 +66,8 @@ def find_interpreter(wanted: str) -> Interpreter:
         raise UsageError(
             f"{wanted!r} is neither the path of a Python nor a version such as 3.12. Give one."
         )
-    own = own_interpreter()
-    if wanted == own.version:
-        return own
+    if wanted == "{}.{}".format(*version_of(own_python())):
+        return own_interpreter()
     for path in (*_of_uv(wanted), *_of_pyenv(wanted)):
         return _asked(path)
     raise MissingRequirement(

@@ -122,7 +122,14 @@ class Validator:
 
     def _answered(self, commit: Commit, question: Question, started: float) -> Validation:
         runs: list[TestRun] = []
-        why, detail, classes, selection = self._judge(question, runs)
+        with TestSession(
+            self._sandbox,
+            self._environment,
+            options=(BRIEF,),
+            limits=self._limits,
+            patience=self._patience,
+        ) as session:
+            why, detail, classes, selection = self._judge(session, question, runs)
         return Validation(
             commit_id=commit.commit_id,
             parent_id=commit.parent_ids[0] if commit.parent_ids else "",
@@ -138,41 +145,28 @@ class Validator:
         )
 
     def _judge(
-        self, asked: Question, runs: list[TestRun]
-    ) -> tuple[WhyInvalid, str, dict[str, TestClass], tuple[str, ...]]:
-        with TestSession(
-            self._sandbox,
-            self._environment,
-            options=(BRIEF,),
-            limits=self._limits,
-            patience=self._patience,
-        ) as session:
-            return self._judge_in(session, asked, runs)
-
-    def _judge_in(
         self, session: TestSession, asked: Question, runs: list[TestRun]
     ) -> tuple[WhyInvalid, str, dict[str, TestClass], tuple[str, ...]]:
         selection = () if self._breadth == "full" else asked.modules
 
-        def run(tree: Tree, *selected: Selection) -> list[TestRun]:
-            done = session.run(tree, *selected)
-            runs.extend(done)
-            return done
+        def run(tree: Tree, selected: Selection) -> TestRun:
+            runs.append(session.run(tree, selected))
+            return runs[-1]
 
         every = Selection(paths=selection, only=asked.only)
         if asked.generated:  # of which most do not fail, so that this is all
-            (before,) = run(asked.before, every)
+            before = run(asked.before, every)
             if _all_is_well(before):
                 return "nothing_fails", "", {}, selection
-        (after,) = run(asked.after, every)
+        after = run(asked.after, every)
         if not any(result.passes for result in after.results.values()):
             return (*_nothing(after), {}, selection)
         if not asked.generated:
-            (before,) = run(asked.before, replace(every, test_s=_patience_s(after)))
+            before = run(asked.before, replace(every, test_s=_patience_s(after)))
         at_parent = tuple(path for path in selection if path in asked.parent.names)
         base = None
         if _is_lacking(before, after) and (at_parent or not selection):
-            (base,) = run(asked.parent, Selection(paths=at_parent))
+            base = run(asked.parent, Selection(paths=at_parent))
         sides = Sides(base=base, old=asked.old, before=[before], after=[after])
         first = _strict(classify(sides), before, asked)
         wanted = frozenset(_proving(first))
@@ -181,7 +175,7 @@ class Validator:
         # The second time in another order, and what may prove the commit more often.
         passing = frozenset(t for t, result in before.results.items() if result.passes)
         turned = replace(every, reverse=True, settled=passing, num_repeats=NUM_REPEATS)
-        (after_again,) = run(asked.after, turned)
+        after_again = run(asked.after, turned)
         repeats = NUM_REPEATS if _seconds(before, wanted) < QUICK_S else 0
         failing = Selection(
             paths=selection,
@@ -190,7 +184,7 @@ class Validator:
             num_repeats=repeats,
             test_s=_patience_s(after),
         )
-        (before_again,) = run(asked.before, failing)
+        before_again = run(asked.before, failing)
         classes = classify(
             replace(sides, before=[before, before_again], after=[after, after_again])
         )

@@ -31,10 +31,9 @@ def runs_of(sandbox: Sandbox, environment: TestEnvironment) -> Session:
     ) -> list[TestRun]:
         patient = Patience(**patience)  # type: ignore[arg-type]
         with TestSession(sandbox, environment, patience=patient, limits=limits) as session:
-            if isinstance(program, str):
-                return session.run(Tree(archive({"test_a.py": program})), *selections)
-            trees = {one: Tree(archive({"test_a.py": one})) for one in program}
-            return [run for one in program for run in session.run(trees[one], *selections)]
+            programs = (program,) if isinstance(program, str) else program
+            trees = {one: Tree(archive({"test_a.py": one})) for one in programs}
+            return [session.run(trees[one], asked) for one in programs for asked in selections]
 
     return run
 

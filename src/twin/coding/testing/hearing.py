@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from twin.coding.sandbox.limits import Ended
-from twin.coding.testing.results import Outcome, TestResult
+from twin.coding.testing.results import Outcome, Selection, TestResult
 
 LEAVE_S: Final = 5.0
 """For pytest to end, once its last test has."""
@@ -59,10 +59,10 @@ def event_of(line: bytes) -> Event | None:
 
 
 class Heard:
-    """What was heard of one selection, whose tests may take `test_s` each."""
+    """What was heard of one selection."""
 
-    def __init__(self, test_s: float) -> None:
-        self._test_s = test_s
+    def __init__(self, patience: Patience, selection: Selection) -> None:
+        self._test_s = min(patience.test_s, selection.test_s)
         self.results: dict[str, TestResult] = {}
         self.broken: dict[str, str] = {}
         self.unsteady: set[str] = set()
@@ -124,8 +124,8 @@ def _bits(lines: Iterable[int]) -> int:
 class Hearing:
     """Listens to a sandbox in which one selection runs."""
 
-    def __init__(self, patience: Patience, test_s: float) -> None:
-        self.heard = Heard(min(test_s, patience.test_s))
+    def __init__(self, patience: Patience, selection: Selection) -> None:
+        self.heard = Heard(patience, selection)
         self._until = time.monotonic() + patience.collect_s
 
     def hear(self, line: bytes) -> None:

@@ -12,7 +12,6 @@ from typing import Final
 import msgspec
 
 from twin.coding.sandbox.cell import Sandbox
-from twin.coding.sandbox.launch import CONFINE
 from twin.coding.sandbox.limits import Ended, Job, Limits
 from twin.coding.testing.hearing import Heard, Hearing, Patience
 from twin.coding.testing.options import FILES, STEADY, own_options
@@ -26,6 +25,7 @@ from twin.coding.testing.results import (
 from twin.coding.testing.trees import Tree
 
 INSIDE: Final = Path(__file__).with_name("inside.py")
+SERVING: Final = Path(__file__).with_name("serving.py")
 SEED: Final = 0
 KEPT_OUTPUT: Final = 4_000
 
@@ -76,7 +76,7 @@ class Suite:
 
     def start(self, selection: Selection, without: frozenset[str] = frozenset()) -> Heard:
         """One selection in a sandbox of its own."""
-        hearing = Hearing(self.patience, selection.test_s)
+        hearing = Hearing(self.patience, selection)
         told = {**self.told(), "selection": self.described(selection, without)}
         job = inside_job(self.environment, self.limits, msgspec.json.encode(told), self.tree)
         hearing.heard.ended = self.sandbox.run(job, hearing)
@@ -111,7 +111,7 @@ def inside_job(environment: TestEnvironment, limits: Limits, given: bytes | int,
     return Job(
         command=(str(environment.python), str(INSIDE)),
         tree=tree.archive,
-        visible=(*environment.visible, *environment.last, INSIDE, CONFINE),
+        visible=(*environment.visible, *environment.last, INSIDE, SERVING),
         given=given,
         environment=environment.variables,
         limits=limits,

@@ -23,7 +23,7 @@ from twin.coding.sandbox.launch import CONFINE
 from twin.coding.sandbox.limits import Ended, Limits
 from twin.coding.testing.hearing import Heard, Patience, event_of
 from twin.coding.testing.results import Selection, TestEnvironment, TestRun
-from twin.coding.testing.run import Suite, inside_job
+from twin.coding.testing.run import SERVING, Suite, inside_job
 from twin.coding.testing.trees import Tree
 from twin.records import SandboxLevel
 
@@ -53,7 +53,7 @@ class TestSession:
         self._options = options
         self._limits = limits or Limits()
         self._patience = patience or Patience()
-        self._suites: dict[int, tuple[int, Tree, Suite]] = {}
+        self._suites: dict[Tree, tuple[int, Suite]] = {}
         self._hearing: _Hearing | None = None
 
     def __enter__(self) -> Self:
@@ -71,41 +71,38 @@ class TestSession:
             self._thread.join()
             os.close(self._asked)
 
-    def run(self, tree: Tree, *selections: Selection) -> list[TestRun]:
-        """For each selection every one of its tests on the tree, with its result."""
-        number, suite, is_new = self._suite(tree)
+    def run(self, tree: Tree, selection: Selection) -> TestRun:
+        """Every test of a selection on the tree, with its result; watched files are for `run_tests`
+        alone."""
+        assert not selection.watched
+        is_new = tree not in self._suites
+        number, suite = self._suite(tree)
         if self._hearing is None:
             self._begin()
         assert self._hearing is not None
         told = suite.told() | {
             "tree": number,
             "size": len(suite.tree.archive) if is_new else None,
-            "selections": [suite.described(selection) for selection in selections],
+            "selection": suite.described(selection),
         }
-        heard = self._hearing.expect(selections)
+        heard = self._hearing.expect(selection)
         self._ask(msgspec.json.encode(told) + b"\n" + (suite.tree.archive if is_new else b""))
         self._hearing.wait()
-        return [
-            suite.run(selection, one if _is_sound(one) else None)
-            for selection, one in zip(selections, heard, strict=True)
-        ]
+        return suite.run(selection, heard if _is_sound(heard) else None)
 
-    def _suite(self, tree: Tree) -> tuple[int, Suite, bool]:
-        """A number for the tree, its tests, and whether it is asked for the first time."""
-        known = self._suites.get(id(tree))
-        if known is not None:
-            return known[0], known[2], False
-        suite = Suite(
-            self._sandbox, tree, self._environment, self._options, self._limits, self._patience
-        )
-        number = len(self._suites)
-        self._suites[id(tree)] = number, tree, suite
-        return number, suite, True
+    def _suite(self, tree: Tree) -> tuple[int, Suite]:
+        """A number for the tree, and its tests."""
+        if tree not in self._suites:
+            suite = Suite(
+                self._sandbox, tree, self._environment, self._options, self._limits, self._patience
+            )
+            self._suites[tree] = len(self._suites), suite
+        return self._suites[tree]
 
     def _begin(self) -> None:
         self._asked, self._asking = os.pipe()
         os.set_blocking(self._asking, False)
-        told = {"confine": str(CONFINE), "selection": None}
+        told = {"confine": str(CONFINE), "serving": str(SERVING), "selection": None}
         os.write(self._asking, msgspec.json.encode(told) + b"\n")
         self._hearing = _Hearing(self._sandbox.level, self._patience, self._limits.wall_s)
         self._thread = threading.Thread(target=self._follow, args=(self._hearing,), daemon=True)
@@ -141,26 +138,25 @@ class _Hearing:
         self._patience = patience
         self._wall_s = wall_s
         self._changed = threading.Condition()
-        self._expected: list[Heard] = []
+        self._expected: Heard | None = None
         self._began = self._until = self._last = self._leave = float("inf")
         self._error: BaseException | None = None
 
-    def expect(self, selections: Sequence[Selection]) -> list[Heard]:
-        """What will be heard of each selection, one after the other."""
+    def expect(self, selection: Selection) -> Heard:
+        """What will be heard of a selection."""
         with self._changed:
-            found = [Heard(min(one.test_s, self._patience.test_s)) for one in selections]
+            found = Heard(self._patience, selection)
             if not self.is_over:
-                self._expected = list(found)
+                self._expected = found
                 self._began = time.monotonic()
                 self._until = self._began + self._patience.collect_s
                 self._last = self._began + self._wall_s
             return found
 
     def wait(self) -> None:
-        """Until all that was expected was heard, or will never be. Raises what `Sandbox.run`
-        does."""
+        """Until what was expected was heard, or will never be. Raises what `Sandbox.run` does."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._expected)
+            self._changed.wait_for(lambda: self._expected is None)
             if self._error is not None:
                 raise self._error
 
@@ -170,11 +166,11 @@ class _Hearing:
     def hear(self, line: bytes) -> None:
         event = event_of(line)
         with self._changed:
-            if event is None or not self._expected:
+            if event is None or self._expected is None:
                 return
             now = time.monotonic()
             if event.kind == "over":
-                self._expected.pop(0).ended = Ended(
+                self._expected.ended = Ended(
                     level=self._level,
                     limiter=cgroups.limiter(),
                     cause="signal" if event.code < 0 else "exit",
@@ -185,14 +181,15 @@ class _Hearing:
                     cpu_s=event.cpu_s,
                     peak_bytes=event.peak,
                 )
-                self._began, self._until = now, now + self._patience.collect_s
+                self._expected = None
                 self._changed.notify_all()
             else:
-                self._until = now + self._expected[0].take(event)
+                self._until = now + self._expected.take(event)
 
     def deadline(self) -> float:
         with self._changed:
-            return min(self._until, self._last, self._leave) if self._expected else self._leave
+            waits = self._expected is not None
+            return min(self._until, self._last, self._leave) if waits else self._leave
 
     def over(self, ended: Ended | BaseException) -> None:
         """The sandbox is gone. What ran in it has an end only where it took too long: what else
@@ -201,10 +198,10 @@ class _Hearing:
             self.is_over = True
             if isinstance(ended, BaseException):
                 self._error = ended
-            elif self._expected and ended.cause == "stopped":
+            elif self._expected is not None and ended.cause == "stopped":
                 is_late = time.monotonic() >= self._last
-                self._expected[0].ended = replace(ended, cause="wall") if is_late else ended
-            self._expected = []
+                self._expected.ended = replace(ended, cause="wall") if is_late else ended
+            self._expected = None
             self._changed.notify_all()
 
 

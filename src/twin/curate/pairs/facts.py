@@ -85,17 +85,15 @@ class Facts:
         rejected: str = "",
         stage: Literal["", "plan", "edit"] = "",
         trial: TriedPlan | None = None,
-        fault_task: str = "",
     ) -> Pair:
-        """A pair of this commit, of a trial at it, or of a fault in its code, which is a task of
-        its own."""
+        """A pair of this commit, or of a trial at it."""
         system, user = encodable(prompt.system), encodable(prompt.user)
         answers = encodable(completion), encodable(rejected)
         tokens = sum(TOKENS_PER_MESSAGE + num_tokens(text) for text in (system, user))
         return Pair(
             kind=kind,
             stage=stage,
-            task=encodable(fault_task or self.task),
+            task=encodable(self.task),
             prompt=(Message(role="system", content=system), Message(role="user", content=user)),
             completion=answers[0],
             rejected=answers[1],
@@ -105,9 +103,9 @@ class Facts:
                 commit_id=self.commit.commit_id,
                 parent_id=self.commit.parent_ids[0],
                 commit_time=self.commit.commit_time,
-                source="trial" if trial else "generated" if fault_task else "commit",
-                validity="valid" if fault_task else self.validity,
-                context_id="" if fault_task else self.context_id,
+                source="trial" if trial else "commit",
+                validity=self.validity,
+                context_id=self.context_id,
                 code_version=self.code_version,
                 campaign=trial.campaign if trial else "",
                 trial=trial.number if trial else None,

@@ -7,7 +7,10 @@ the answer, with the fault it stands in the question.
 from collections.abc import Iterator
 from typing import Final
 
+from msgspec.structs import replace
+
 from twin.coding.plan import Step
+from twin.coding.retrieved import encodable
 from twin.curate.pairs.edited import asked
 from twin.curate.pairs.facts import Facts, PlantedFault
 from twin.records import Pair
@@ -24,7 +27,9 @@ def mended(facts: Facts) -> Iterator[Pair | str]:
         if isinstance(found, str):
             yield found
         else:
-            yield facts.pair("edit", *found, fault_task=task)
+            pair = facts.pair("edit", *found)
+            origin = replace(pair.origin, source="generated", validity="valid", context_id="")
+            yield replace(pair, task=encodable(task), origin=origin)
 
 
 def _task(fault: PlantedFault) -> str:
