@@ -316,6 +316,15 @@ def test_what_is_missing_or_no_blob_is_none_and_what_is_no_id_is_a_fault(world: 
                 list(repository.blobs([not_an_id]))
 
 
+def test_sizes_are_told_without_reading_and_what_is_missing_has_none(world: World) -> None:
+    head = world.commit(a_py="12\n")
+    with GitRepository.open(world.root) as repository:
+        blob = repository.tree(head)["a.py"]
+        assert repository.sizes([blob, "f" * 40, blob]) == {blob: 3, "f" * 40: None}
+        assert repository.sizes([]) == {}
+        assert repository.missing([blob, "f" * 40]) == {"f" * 40}
+
+
 def test_trees_may_be_asked_for_while_blobs_are_being_read(world: World) -> None:
     head = world.commit(**{f"f{n}_py": f"{n}\n" * 10 for n in range(300)})
     with GitRepository.open(world.root) as repository:

@@ -13,7 +13,7 @@ import pytest
 
 from twin.coding import history as history_module
 from twin.coding.git import GitRepository
-from twin.coding.history import MAX_MESSAGE, read_history
+from twin.coding.history import MAX_MESSAGE, read_commits, read_history
 from twin.errors import RepositoryError
 from twin.records import Commit, FileChange
 
@@ -53,6 +53,19 @@ def test_parents_come_before_children_and_each_commit_once(world: World) -> None
     assert len(octopus.parent_ids) == 4
     assert octopus.changes == ()
     assert sum(not c.parent_ids for c in commits) == 2
+
+
+def test_chosen_commits_come_in_the_order_asked_without_counts(world: World) -> None:
+    first, second, third = (world.commit(name, a_py=f"{name}\n") for name in ("1", "2", "3"))
+    with GitRepository.open(world.root) as repository:
+        chosen = list(read_commits(repository, [third, first]))
+        assert list(read_commits(repository, [])) == []
+        with pytest.raises(RepositoryError, match="fsck"):
+            list(read_commits(repository, ["f" * 40]))
+    assert [(c.commit_id, c.parent_ids) for c in chosen] == [(third, (second,)), (first, ())]
+    (change,) = chosen[0].changes
+    assert (change.path, change.status, change.added) == ("a.py", "M", None)
+    assert change.new_blob
 
 
 def test_a_commit_is_told_with_all_its_facts(world: World) -> None:

@@ -149,6 +149,27 @@ def test_a_disk_that_fills_up_ends_a_campaign_and_no_answer_is_made_up(
 
 
 @pytest.mark.slow
+def test_what_takes_longest_is_begun_first(
+    packed: Callable[..., Manifest],
+    validate: Callable[..., Validated],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data_alone = {"calc/__init__.py": SECOND["calc/__init__.py"], "tests/data.json": "[]"}
+    manifest = packed(FIRST, SECOND, MORE, data_alone)
+    oldest, middle, newest = [one.commit_id for one in manifest.commits]
+    begun = []
+
+    def answer(self: harness._Validating, commit_id: str) -> None:
+        begun.append(commit_id)
+        self.failure(commit_id, "not asked")
+
+    monkeypatch.setattr(harness._Validating, "answer", answer)
+    validate()
+    # The whole suite, since the commit changes no module of it; then by the size of its modules.
+    assert begun == [newest, middle, oldest]
+
+
+@pytest.mark.slow
 def test_a_failure_of_this_program_is_an_answer_after_three_tries(
     packed: Callable[..., Manifest],
     validate: Callable[..., Validated],

@@ -192,12 +192,17 @@ class GitRepository:
 
     def missing(self, object_ids: Iterable[str]) -> set[str]:
         """Those of the objects that the repository lacks, as partial clones do."""
+        return {name for name, size in self.sizes(object_ids).items() if size is None}
+
+    def sizes(self, object_ids: Iterable[str]) -> dict[str, int | None]:
+        """How many bytes each object has; None where a partial clone lacks it."""
         wanted = [_checked(object_id) for object_id in object_ids]
         try:
             infos = self._sizes.infos(wanted)
         except GitFailed as failure:
             raise self.damaged(failure) from failure
-        return {name for name, info in zip(wanted, infos, strict=True) if info is None}
+        sizes = (None if info is None else info.size for info in infos)
+        return dict(zip(wanted, sizes, strict=True))
 
     def _read(self, blob_ids: list[str], max_bytes: int) -> Iterator[tuple[str, bytes | None]]:
         try:

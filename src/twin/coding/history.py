@@ -5,7 +5,7 @@ lacks). Keeps one commit in memory at a time. Does not judge commits: `observe.m
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -68,6 +68,17 @@ def read_history(
         raise repository.damaged(failure) from failure
 
 
+def read_commits(repository: GitRepository, commit_ids: Sequence[str]) -> Iterator[Commit]:
+    """These commits, in this order, without line counts, so that no blob is read.
+
+    Raises RepositoryError where git cannot read them.
+    """
+    try:
+        yield from _chosen(repository, _UNCOUNTED, commit_ids)
+    except GitFailed as failure:
+        raise repository.damaged(failure) from failure
+
+
 def _without_missing(repository: GitRepository, commit_ids: list[str]) -> Iterator[Commit]:
     """These commits in this order; counted where all their blobs are there."""
     uncounted = {commit.commit_id: commit for commit in _chosen(repository, _UNCOUNTED, commit_ids)}
@@ -83,7 +94,7 @@ def _without_missing(repository: GitRepository, commit_ids: list[str]) -> Iterat
 
 
 def _chosen(
-    repository: GitRepository, arguments: Iterable[str], commit_ids: list[str]
+    repository: GitRepository, arguments: Iterable[str], commit_ids: Sequence[str]
 ) -> Iterator[Commit]:
     given = "".join(f"{commit_id}\n" for commit_id in commit_ids).encode()
     if not commit_ids:

@@ -5,6 +5,7 @@ itself, so a campaign that was killed goes on where it was. How work is spread o
 `workers`.
 """
 
+import math
 import statistics
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from typing import Final
 
 from twin.coding.changed import Sides
 from twin.coding.git import GitRepository
-from twin.coding.history import read_history
+from twin.coding.history import read_commits, read_history
 from twin.coding.paths import role_of
 from twin.coding.replay import Progress
 from twin.coding.sandbox.cell import open_sandbox
@@ -30,7 +31,7 @@ from twin.observe.mine import AttritionRow
 from twin.observe.packing import pack
 from twin.observe.packs import Packed, open_pack
 from twin.observe.provable import qualifying
-from twin.observe.validate import Breadth, Validator
+from twin.observe.validate import Breadth, Validator, test_modules
 from twin.records import Commit, SandboxLevel, Validation
 from twin.store.answers import Answers, lookup_of
 from twin.store.database import Store
@@ -131,7 +132,7 @@ def validate_pack(
     refused = spread(
         store,
         partial(_Validating, asked),
-        ((lookups[one.commit_id], one.commit_id) for one in runnable),
+        ((lookups[commit_id], commit_id) for commit_id in _longest_first(packed, runnable)),
         workers,
         tell=lambda left: tell("validating", len(wanted) - left, len(wanted)),
         ray=ray,
@@ -237,6 +238,23 @@ def _runnable(
         else:
             runnable.append(one)
     return runnable
+
+
+def _longest_first(packed: Packed, commits: Sequence[PackedCommit]) -> list[str]:
+    """Their ids, so that no worker ends up alone with the longest: by the bytes of the tests that
+    are run, and before all others those that run the whole suite."""
+    ids = [one.commit_id for one in commits]
+    with packed.repository() as repository:
+        modules = {
+            commit.commit_id: [change.new_blob for change in test_modules(commit)]
+            for commit in read_commits(repository, ids)
+        }
+        sizes = repository.sizes({blob for blobs in modules.values() for blob in blobs})
+    num_bytes = {
+        commit_id: sum(sizes[blob] or 0 for blob in blobs) if blobs else math.inf
+        for commit_id, blobs in modules.items()
+    }
+    return sorted(ids, key=num_bytes.__getitem__, reverse=True)
 
 
 class _Validating:

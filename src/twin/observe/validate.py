@@ -22,7 +22,7 @@ from twin.coding.testing.run import run_tests
 from twin.coding.testing.session import TestSession
 from twin.coding.testing.trees import Tree
 from twin.observe.classes import Sides, classify, only_reached
-from twin.records import Commit, TestClass, Validation, WhyInvalid
+from twin.records import Commit, FileChange, TestClass, Validation, WhyInvalid
 
 TEST_MODULE: Final = re.compile(r"(?:.*/)?(?:test_[^/]*|[^/]*_test|tests?)\.py")
 
@@ -230,6 +230,7 @@ class _Trees:
         self, repository: GitRepository, commit: Commit, added: Mapping[str, bytes]
     ) -> None:
         (parent_id,) = commit.parent_ids
+        self._commit = commit
         self.changed = [change for change in commit.changes if role_of(change.path) == "test"]
         self.parent = Tree(repository.archive(parent_id))
         after = Tree(repository.archive(commit.commit_id))
@@ -270,12 +271,17 @@ class _Trees:
 
     def modules(self) -> list[str]:
         """The changed files in which pytest looks for tests, and the added ones."""
-        own = {
-            change.path
-            for change in self.changed
-            if change.path in self.after.names and TEST_MODULE.fullmatch(change.path)
-        }
-        return sorted(own | self._generated)
+        own = (change.path for change in test_modules(self._commit))
+        return sorted(self._generated.union(own))
+
+
+def test_modules(commit: Commit) -> list[FileChange]:
+    """The files that the commit changed in which pytest looks for tests."""
+    return [
+        change
+        for change in commit.changes
+        if change.new_blob and role_of(change.path) == "test" and TEST_MODULE.fullmatch(change.path)
+    ]
 
 
 def _strict(
