@@ -31,7 +31,7 @@ NONE = run()
 @pytest.mark.parametrize(
     ("base", "before", "after", "expected"),
     [
-        (run(t="passed"), run(t="passed"), run(t="passed"), "pass_to_pass"),
+        (run(t="passed"), NONE, run(t="passed"), "pass_to_pass"),
         (run(t="passed"), run(t="failed"), run(t="passed"), "fail_to_pass"),
         (NONE, run(t="error"), run(t="passed"), "fail_to_pass"),
         (NONE, run(t="crashed"), run(t="passed"), "fail_to_pass"),
@@ -52,7 +52,8 @@ NONE = run()
 def test_a_test_has_the_class_of_its_sides(
     base: TestRun | None, before: TestRun, after: TestRun, expected: TestClass
 ) -> None:
-    assert classify(Sides(base=base, before=[before], after=[after])) == {"t": expected}
+    sides = Sides(base=base, changed={"t"}, before=[before], after=[after])
+    assert classify(sides) == {"t": expected}
 
 
 def test_an_import_error_on_the_parent_makes_no_old_test_a_proof() -> None:
@@ -75,14 +76,15 @@ def test_an_import_error_on_the_parent_makes_no_old_test_a_proof() -> None:
 def test_where_nothing_is_missing_before_the_names_in_the_parents_files_are_enough(
     before: Outcome, after: Outcome, expected: TestClass
 ) -> None:
-    old, new = "a.py::A::t[x]", "a.py::A::u"
+    old, new, other = "a.py::A::t[x]", "a.py::A::u", "b.py::t"
     sides = Sides(
         base=None,
+        changed={"a.py"},
         old={"a.py::A::t"},
-        before=[run(**{old: before, new: "passed"})],
-        after=[run(**{old: after, new: "passed"})],
+        before=[run(**{old: before, new: "passed", other: "passed"})],
+        after=[run(**{old: after, new: "passed", other: "passed"})],
     )
-    assert classify(sides) == {old: expected, new: "guard"}
+    assert classify(sides) == {old: expected, new: "guard", other: "pass_to_pass"}
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,48 @@ def no_false_proof(found: Validation, *innocent: str) -> None:
     assert not proving & set(innocent)
 
 
+CASES = """
+from pathlib import Path
+import pytest
+from calc import add
+FILES = sorted(Path(__file__).with_name("cases").iterdir())
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_case(path):
+    *numbers, total = map(int, path.read_text().split())
+    assert add(*numbers) == total
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["tests/cases/two.txt", "tests/cases/three.txt"])
+def test_where_data_alone_changed_the_tests_that_are_named_after_it_are_the_proof(
+    world: World, validated: Validate, case: str
+) -> None:
+    cases: dict[str, str | None] = {"tests/cases/one.txt": "1 0 1", "tests/cases/two.txt": "2 0 2"}
+    tests = {"tests/test_cases.py": CASES, "tests/test_more.py": "def test_two_more(): pass"}
+    grow(world, {"calc.py": BEFORE, **tests, **cases}, {"calc.py": AFTER, case: "1 2 3"})
+    found = validated()
+    name = case.rpartition("/")[2].removesuffix(".txt")
+    assert found.classes == {f"tests/test_cases.py::test_case[{name}]": "fail_to_pass"}
+    assert len(validated(breadth="full").classes) == 3 + (name == "three")
+
+
+@pytest.mark.slow
+def test_where_no_test_is_named_after_the_data_the_whole_suite_is_run(
+    world: World, validated: Validate
+) -> None:
+    test = CASES.replace("path.stem", "str(len(path.name))")
+    grow(
+        world,
+        {"calc.py": BEFORE, "tests/test_cases.py": test, "tests/cases/one.txt": "1 0 1"},
+        {"calc.py": AFTER, "tests/cases/three.txt": "1 2 3"},
+    )
+    assert validated().classes == {
+        "tests/test_cases.py::test_case[7]": "pass_to_pass",
+        "tests/test_cases.py::test_case[9]": "fail_to_pass",
+    }
+
+
 @pytest.mark.slow
 def test_planted_a_crash_on_the_parent(world: World, validated: Validate) -> None:
     """Infinite recursion in C ends the parent's process: every test after it was still innocent."""

@@ -1,8 +1,9 @@
 """What the tests say about a commit: each test's class, from runs before and after it.
 
-Three sides. `base`: the parent's code with the parent's tests. `before`: the parent's code with the
-commit's tests. `after`: the commit's code with the commit's tests. `before` and `after` ran more
-than once, in another order, so that chance and order show. Pure functions of test runs.
+Three sides. `before`: the parent's code with the commit's tests. `after`: the commit's code with
+the commit's tests. Both ran more than once, in another order, so that chance and order show.
+`base`: the parent's code with the parent's tests, for what `before` does not say. Pure functions of
+test runs.
 """
 
 import re
@@ -24,10 +25,13 @@ class Sides:
     """The runs of one commit; the first of a side is of the whole selection."""
 
     base: TestRun | None
-    """None where `before` says all: every file could be collected there, and every test of after is
-    among its tests."""
+    """Of the tests that neither pass nor fail before, above all since they are missing; None where
+    there is none."""
+    changed: Collection[str] = frozenset()
+    """The test files that are not the parent's: only there can a test be new."""
     old: Collection[str] = frozenset()
-    """Tests that the parent's own files define, without parameters: `tests/test_a.py::A::t`."""
+    """Tests that the parent's own version of them defines, without parameters:
+    `tests/test_a.py::A::t`."""
     before: Sequence[TestRun]
     after: Sequence[TestRun]
 
@@ -87,14 +91,14 @@ def only_reached(
 
 def _passed(test: str, sides: Sides) -> bool:
     """Whether the parent passed the test, its own version of it where that was run."""
-    side = sides.base or sides.before[0]
-    return test in side.results and side.results[test].passes
+    for run in (sides.base, sides.before[0]):
+        if run is not None and test in run.results:
+            return run.results[test].passes
+    return False
 
 
 def _is_old(test: str, sides: Sides) -> bool:
-    if sides.base is not None:
-        return test in sides.base.results
-    return test.partition("[")[0] in sides.old
+    return test.partition("::")[0] not in sides.changed or test.partition("[")[0] in sides.old
 
 
 def _is_unsteady(test: str, sides: Sides) -> bool:

@@ -101,7 +101,6 @@ class Mutator:
                 after=self._tree,
                 parent=before,
                 modules=files,
-                old=frozenset(test.partition("[")[0] for test in planted.tests),
                 only=frozenset(planted.tests),
                 generated=frozenset(files),
                 names_differ=False,

@@ -54,8 +54,13 @@ class Question:
     """What the first was before the tests were laid on it."""
     modules: tuple[str, ...]
     """The files to look for tests in; empty means the whole suite."""
-    old: frozenset[str]
-    """Tests that the parent's files define, without parameters."""
+    data: tuple[str, ...] = ()
+    """Where no file to look in changed but what tests read: words for it. A test with one of them
+    in its name is tried before the whole suite."""
+    changed: frozenset[str] = frozenset()
+    """The test files that are not the parent's."""
+    old: frozenset[str] = frozenset()
+    """Tests that the parent's version of them defines, without parameters."""
     only: frozenset[str] | None = None
     """Of what is collected, these node ids alone."""
     generated: frozenset[str] = frozenset()
@@ -112,7 +117,7 @@ class Validator:
     def watched(self, commit: Commit, proof: Validation, paths: Sequence[str]) -> TestRun:
         """The tests of a validation once more after the commit, with the lines of some files that
         they run."""
-        selection = Selection(paths=proof.selection, watched=tuple(paths))
+        selection = replace(_of(proof), watched=tuple(paths))
         return self._run(_Trees(self._repository, commit, {}).after, selection)
 
     def run_after(self, commit: Commit, added: Mapping[str, bytes]) -> TestRun:
@@ -147,13 +152,24 @@ class Validator:
     def _judge(
         self, session: TestSession, asked: Question, runs: list[TestRun]
     ) -> tuple[WhyInvalid, str, dict[str, TestClass], tuple[str, ...]]:
-        selection = () if self._breadth == "full" else asked.modules
+        if self._breadth == "full":
+            return self._judge_selected(session, asked, runs, Selection(only=asked.only))
+        if asked.data and not asked.modules:
+            found = self._judge_selected(session, asked, runs, Selection(named=asked.data))
+            if not found[0]:
+                return found
+        selected = Selection(paths=asked.modules, only=asked.only)
+        return self._judge_selected(session, asked, runs, selected)
+
+    def _judge_selected(
+        self, session: TestSession, asked: Question, runs: list[TestRun], every: Selection
+    ) -> tuple[WhyInvalid, str, dict[str, TestClass], tuple[str, ...]]:
+        selection = every.paths
 
         def run(tree: Tree, selected: Selection) -> TestRun:
             runs.append(session.run(tree, selected))
             return runs[-1]
 
-        every = Selection(paths=selection, only=asked.only)
         if asked.generated:  # of which most do not fail, so that this is all
             before = run(asked.before, every)
             if _all_is_well(before):
@@ -161,13 +177,17 @@ class Validator:
         after = run(asked.after, every)
         if not any(result.passes for result in after.results.values()):
             return (*_nothing(after), {}, selection)
+        if every.named:
+            every = replace(every, named=(), only=frozenset(after.results))
         if not asked.generated:
             before = run(asked.before, replace(every, test_s=_patience_s(after)))
         at_parent = tuple(path for path in selection if path in asked.parent.names)
-        base = None
-        if _is_lacking(before, after) and (at_parent or not selection):
-            base = run(asked.parent, Selection(paths=at_parent))
-        sides = Sides(base=base, old=asked.old, before=[before], after=[after])
+        base, lacking = None, _lacking(before, after)
+        if lacking and (at_parent or not selection):
+            base = run(asked.parent, Selection(paths=at_parent, only=lacking))
+        sides = Sides(
+            base=base, changed=asked.changed, old=asked.old, before=[before], after=[after]
+        )
         first = _strict(classify(sides), before, asked)
         wanted = frozenset(_proving(first))
         if not wanted:
@@ -209,7 +229,7 @@ class Validator:
         trees = _Trees(self._repository, commit, added or {})
         tree = trees.after if code is None else trees.with_tests(code)
         wanted = [*proof.tests("fail_to_pass"), *proof.tests("pass_to_pass"), *proof.tests("guard")]
-        run = self._run(tree, Selection(paths=proof.selection))
+        run = self._run(tree, _of(proof))
         return [t for t in wanted if t not in run.results or not run.results[t].passes]
 
     def _run(self, tree: Tree, selection: Selection) -> TestRun:
@@ -250,9 +270,17 @@ class _Trees:
             after=self.after,
             parent=self.parent,
             modules=modules,
+            data=tuple(self.data()),
+            changed=self._generated.union(change.path for change in self.changed),
             old=frozenset(self.old_tests()),
             generated=self._generated,
         )
+
+    def data(self) -> list[str]:
+        """The changed files that no test module is, by what tests that read them are called."""
+        modules = test_modules(self._commit)
+        names = {change.path.rpartition("/")[2] for change in self.changed if change not in modules}
+        return sorted({name.partition(".")[0] for name in names} - {""})
 
     def with_tests(self, code: Tree) -> Tree:
         """A tree with the commit's tests."""
@@ -273,6 +301,11 @@ class _Trees:
         """The changed files in which pytest looks for tests, and the added ones."""
         own = (change.path for change in test_modules(self._commit))
         return sorted(self._generated.union(own))
+
+
+def _of(proof: Validation) -> Selection:
+    """The tests of a validation."""
+    return Selection(paths=proof.selection, only=frozenset(proof.classes))
 
 
 def test_modules(commit: Commit) -> list[FileChange]:
@@ -296,10 +329,13 @@ def _all_is_well(run: TestRun) -> bool:
     return whole and not any(result.fails for result in run.results.values())
 
 
-def _is_lacking(before: TestRun, after: TestRun) -> bool:
-    """Whether tests are missing before, so that only the parent's own tests can tell what passed
-    there."""
-    return bool(before.broken or before.fault or after.results.keys() - before.results.keys())
+def _lacking(before: TestRun, after: TestRun) -> frozenset[str]:
+    """The tests of which only the parent's own can tell whether they passed there."""
+    tell, told = (
+        {test for test, result in run.results.items() if result.passes or result.fails}
+        for run in (after, before)
+    )
+    return frozenset(tell - told)
 
 
 def _proving(classes: Mapping[str, TestClass]) -> list[str]:

@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import sys
 import threading
 import time
@@ -63,6 +64,9 @@ class Stream:
         if only is not None:
             wanted = set(only)
             items[:] = [item for item in items if item.nodeid in wanted]
+        if self.told["named"]:
+            named = naming(self.told["named"])
+            items[:] = [item for item in items if named(item.nodeid.partition("::")[2])]
         items[:] = [item for item in items if item.nodeid not in without]
         if self.told["reverse"]:
             items.reverse()
@@ -189,6 +193,11 @@ def lines_of(code: CodeType) -> set[int]:
         if isinstance(inner, CodeType):
             lines |= lines_of(inner)
     return lines
+
+
+def naming(words: list[str]) -> Any:
+    """Finds one of the words in a text, not as a part of a longer one."""
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)").search
 
 
 def another(item: Any) -> Any:

@@ -51,6 +51,8 @@ class Selection:
     """Files, folders or node ids for pytest; empty means what the project itself tests."""
     only: frozenset[str] | None = None
     """Of what was collected, these node ids alone."""
+    named: tuple[str, ...] = ()
+    """Of what was collected, what has one of these words in its name; empty means all."""
     reverse: bool = False
     num_repeats: int = 0
     """How often the tests run once more at the end, but for those of `settled`."""

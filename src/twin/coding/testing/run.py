@@ -97,6 +97,7 @@ class Suite:
         return {
             "arguments": [*STEADY, "-o", "addopts=", *self.options, *paths],
             "only": None if selection.only is None else sorted(selection.only),
+            "named": selection.named,
             "without": sorted(without),
             "reverse": selection.reverse,
             "settled": sorted(selection.settled | without),
