@@ -9,7 +9,8 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
 
 from twin.coding.git import GitRepository
 from twin.coding.parse import parse
@@ -68,6 +69,15 @@ class Question:
     that they tell the trees apart."""
     names_differ: bool = True
     """Whether the second tree may have names that the first lacks."""
+
+
+class _Judged(NamedTuple):
+    """What the tests of a selection say."""
+
+    why: WhyInvalid
+    selection: tuple[str, ...]
+    detail: str = ""
+    classes: Mapping[str, TestClass] = MappingProxyType({})
 
 
 class Validator:
@@ -134,14 +144,14 @@ class Validator:
             limits=self._limits,
             patience=self._patience,
         ) as session:
-            why, detail, classes, selection = self._judge(session, question, runs)
+            judged = self._judge(session, question, runs)
         return Validation(
             commit_id=commit.commit_id,
             parent_id=commit.parent_ids[0] if commit.parent_ids else "",
-            why=why,
-            detail=detail,
-            classes=classes,
-            selection=selection,
+            why=judged.why,
+            detail=judged.detail,
+            classes=dict(judged.classes),
+            selection=judged.selection,
             level=runs[0].level if runs else None,
             limiter=runs[0].limiter if runs else "",
             num_runs=len(runs),
@@ -149,21 +159,19 @@ class Validator:
             cpu_s=sum(run.cpu_s for run in runs),
         )
 
-    def _judge(
-        self, session: TestSession, asked: Question, runs: list[TestRun]
-    ) -> tuple[WhyInvalid, str, dict[str, TestClass], tuple[str, ...]]:
+    def _judge(self, session: TestSession, asked: Question, runs: list[TestRun]) -> _Judged:
         if self._breadth == "full":
             return self._judge_selected(session, asked, runs, Selection(only=asked.only))
         if asked.data and not asked.modules:
             found = self._judge_selected(session, asked, runs, Selection(named=asked.data))
-            if not found[0]:
+            if not found.why:
                 return found
         selected = Selection(paths=asked.modules, only=asked.only)
         return self._judge_selected(session, asked, runs, selected)
 
     def _judge_selected(
         self, session: TestSession, asked: Question, runs: list[TestRun], every: Selection
-    ) -> tuple[WhyInvalid, str, dict[str, TestClass], tuple[str, ...]]:
+    ) -> _Judged:
         selection = every.paths
 
         def run(tree: Tree, selected: Selection) -> TestRun:
@@ -173,10 +181,11 @@ class Validator:
         if asked.generated:  # of which most do not fail, so that this is all
             before = run(asked.before, every)
             if _all_is_well(before):
-                return "nothing_fails", "", {}, selection
+                return _Judged("nothing_fails", selection)
         after = run(asked.after, every)
         if not any(result.passes for result in after.results.values()):
-            return (*_nothing(after), {}, selection)
+            why, detail = _nothing(after)
+            return _Judged(why, selection, detail)
         if every.named:
             every = replace(every, named=(), only=frozenset(after.results))
         if not asked.generated:
@@ -191,7 +200,7 @@ class Validator:
         first = _strict(classify(sides), before, asked)
         wanted = frozenset(_proving(first))
         if not wanted:
-            return ("nothing_fails", _unfinished(before, after), first, selection)
+            return _Judged("nothing_fails", selection, _unfinished(before, after), first)
         # The second time in another order, and what may prove the commit more often.
         passing = frozenset(t for t, result in before.results.items() if result.passes)
         turned = replace(every, reverse=True, settled=passing, num_repeats=NUM_REPEATS)
@@ -210,8 +219,8 @@ class Validator:
         )
         classes = _strict(classes, before, asked)
         if not _proving(classes):
-            return "flaky_only", "", classes, selection
-        return "", _unfinished(before, after), classes, selection
+            return _Judged("flaky_only", selection, classes=classes)
+        return _Judged("", selection, _unfinished(before, after), classes)
 
     def grade(
         self,
