@@ -228,9 +228,19 @@ except OSError: print(made)
 
 
 def test_a_memory_bomb_ends(run: Runs) -> None:
-    ended = run("x = bytearray(1 << 30); print('reached')", memory_bytes=256 << 20)
+    ended = run(
+        "x = []\nwhile len(x) < 64: x.append(b'x' * (16 << 20))\nprint('reached')",
+        memory_bytes=256 << 20,
+    )
     assert REACHED not in ended.output
-    assert ended.cause in ("exit", "memory")
+    assert (ended.cause, ended.detail) == ("memory", "held more than 256 MiB in memory")
+
+
+def test_what_is_reserved_and_not_used_is_no_memory(run: Runs) -> None:
+    program = "import mmap; x = mmap.mmap(-1, 1 << 30); print('reached')"
+    assert REACHED in run(program, memory_bytes=256 << 20).output
+    ended = run(program, address_bytes=512 << 20)
+    assert b"Cannot allocate memory" in ended.output
 
 
 def test_memory_of_many_processes_counts_together(run: Runs) -> None:

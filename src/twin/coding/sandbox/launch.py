@@ -165,7 +165,7 @@ class _Launch:
                 "usable": mounts.DEVICES,
             },
             "limits": {
-                "AS": limits.memory_bytes,
+                "AS": limits.address_bytes,
                 "CPU": limits.cpu_s,
                 "FSIZE": limits.file_bytes,
                 "NOFILE": limits.num_open_files,

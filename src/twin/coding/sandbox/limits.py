@@ -25,7 +25,10 @@ class Limits:
     cpu_s: int = 300
     """Processor seconds of a single process; the wall clock bounds all of them together."""
     memory_bytes: int = 2048 * MIB
-    """Address space of each process; and of all of them what only they hold in memory."""
+    """Of all processes together what only they hold in memory, looked at from outside."""
+    address_bytes: int = 16384 * MIB
+    """Address space of each process. Libraries reserve much more than they use: an import of JAX
+    and of PyTorch for CUDA needs more than the memory above."""
     disk_bytes: int = 512 * MIB
     """The tree, the home folder and temporary files together. They live in memory, or, with
     `landlock`, in the machine's folder for temporary files."""
