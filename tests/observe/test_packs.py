@@ -373,6 +373,15 @@ def test_a_missing_wheel_is_a_reason(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "place").iterdir() if not path.name.startswith(".")]
 
 
+def test_a_download_that_does_not_end_is_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environments, "DOWNLOAD_S", 0.01)
+    lock = Lock(text="pytest==9 --hash=sha256:" + "0" * 64, until="")
+    with pytest.raises(EnvironmentFailed, match="downloading its packages took over 0.01 s"):
+        environments.download(lock, tmp_path / "wheels")
+
+
 def test_a_wheel_with_another_hash_is_refused(tmp_path: Path, wheels: Path) -> None:
     version = importlib.metadata.version("iniconfig")
     lock = Lock(text=f"iniconfig=={version} --hash=sha256:{'0' * 64}", until="")

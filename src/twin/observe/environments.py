@@ -39,7 +39,9 @@ SETTLED: Final = {
 before needed did not run on it, so its packages are taken as of this day."""
 
 NO_UV: Final = "uv makes the environments. Install with: pip install 'cognitive-twin[harness]'"
-RESOLVE_S: Final = 300
+WAIT_S: Final = 300
+DOWNLOAD_S: Final = 3600
+"""Wheels for GPUs are gigabytes."""
 SAID: Final = 2_000
 NO_SPACE: Final = os.strerror(errno.ENOSPC)
 FRAME: Final = " \u00d7\u2570\u2500\u25b6\u2502\u256d"
@@ -141,12 +143,13 @@ def download(lock: Lock, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, "lock.txt")
         file.write_text(lock.text)
-        done = _run([
+        command = [
             sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
             "--no-deps", "--require-hashes", "--only-binary", ":all:", "--dest", str(folder),
             "--requirement", str(file),
             *(["--python-version", lock.python] if lock.python else []),
-        ])  # fmt: skip
+        ]  # fmt: skip
+        done = _run(command, wait_s=DOWNLOAD_S, what="downloading its packages")
     if done.returncode != 0:
         raise EnvironmentFailed(_reason(done.stderr))
 
@@ -207,18 +210,21 @@ def version_of(python: Path) -> tuple[int, int]:
     """Major and minor version of a Python."""
     if python.resolve() == own_python():
         return sys.version_info[:2]
-    done = _run([str(python), "-I", "-c", "import sys; print(*sys.version_info[:2])"])
+    asking = [str(python), "-I", "-c", "import sys; print(*sys.version_info[:2])"]
+    done = _run(asking, what=str(python))
     major, minor = done.stdout.split()
     return int(major), int(minor)
 
 
-def _run(command: list[str], given: str = "") -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[str], given: str = "", *, wait_s: float = WAIT_S, what: str = "uv"
+) -> subprocess.CompletedProcess[str]:
     try:
         done = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=RESOLVE_S, check=False
+            command, input=given, capture_output=True, text=True, timeout=wait_s, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise EnvironmentFailed(f"{Path(command[0]).name} took over {RESOLVE_S} s") from error
+        raise EnvironmentFailed(f"{what} took over {wait_s:g} s") from error
     if done.returncode != 0 and NO_SPACE in done.stderr:
         # Of this machine, not of the project: nothing may be kept that says otherwise.
         raise OSError(errno.ENOSPC, NO_SPACE)
