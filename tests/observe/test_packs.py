@@ -378,7 +378,7 @@ def test_a_download_that_does_not_end_is_a_reason(
 ) -> None:
     monkeypatch.setattr(environments, "DOWNLOAD_S", 0.01)
     lock = Lock(text="pytest==9 --hash=sha256:" + "0" * 64, until="")
-    with pytest.raises(EnvironmentFailed, match="downloading its packages took over 0.01 s"):
+    with pytest.raises(EnvironmentFailed, match=r"downloading its packages took over 0\.01 s"):
         environments.download(lock, tmp_path / "wheels")
 
 
