@@ -28,13 +28,14 @@ from typing import Any
 import harness_scale
 import verdict
 
-QUICK_COMMITS = 6
+QUICK_COMMITS = 2
 SCALE_COMMITS = 1000
 QUICK_SCALE_COMMITS = 24
 ORDER = (1, 2, 2, 1)
 """Of workers: what a machine does with the time falls on both alike."""
 REPLAYS = 3
 PLANTED_ROUNDS = 3
+QUICK_PLANTED_ROUNDS = 1
 
 BEFORE = "def add(a, b):\n    return a - b\n"
 AFTER = "def add(a, b):\n    return a + b\n"
@@ -86,14 +87,16 @@ def validated(pack: Path, work: Path, newest: int | None, workers: int) -> Any:
         return replace(found, validations=tuple(found.validations))  # the store goes
 
 
-def make_environments(pack: Path, work: Path) -> None:
+def make_environments(pack: Path, work: Path, newest: int | None) -> None:
     """Those that are not made before cost whoever comes first."""
     from twin.observe.packs import open_pack
 
     packed = open_pack(pack, work / "environments", check=False)
     assert packed.manifest is not None
+    commits = packed.manifest.commits[-newest:] if newest else packed.manifest.commits
+    needed = {one.environment for one in commits}
     for one in packed.manifest.environments:
-        if not one.fault:
+        if one.key in needed and not one.fault:
             packed.environment(one.key)
 
 
@@ -118,7 +121,7 @@ def replayed(pack: Path, work: Path, found: Any) -> dict[str, Any]:
     return {"valid": len(valid), "stable": stable, "failed": failed}
 
 
-def planted(work: Path) -> dict[str, Any]:
+def planted(work: Path, rounds: int) -> dict[str, Any]:
     """How many innocent tests counted as failing before and passing after."""
     from twin.coding.git import GitRepository
     from twin.coding.history import read_history
@@ -139,12 +142,12 @@ def planted(work: Path) -> dict[str, Any]:
         with GitRepository.open(root) as repository:
             *_, commit = read_history(repository)
             environment = TestEnvironment(python=Path(sys.executable))
-            for _ in range(PLANTED_ROUNDS):
+            for _ in range(rounds):
                 found = Validator(repository, open_sandbox(), environment).validate(commit)
                 names = {test.partition("::")[2] for test in found.tests("fail_to_pass")}
                 false += len(names & innocent)
                 proved += bool(names - innocent)
-    return {"cases": len(PLANTED), "rounds": PLANTED_ROUNDS, "false": false, "proved": proved}
+    return {"cases": len(PLANTED), "rounds": rounds, "false": false, "proved": proved}
 
 
 def git(root: Path, *arguments: str) -> None:
@@ -195,6 +198,7 @@ def main() -> int:
     if not given.packs:
         parser.error("give a PACK, or --scale")
     newest = QUICK_COMMITS if given.quick else given.newest
+    rounds = QUICK_PLANTED_ROUNDS if given.quick else PLANTED_ROUNDS
     figures: dict[str, Any] = {}
     seconds: list[float] = []
     everything: list[float] = []
@@ -202,27 +206,28 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         for pack in given.packs:
-            make_environments(pack, work)
+            make_environments(pack, work, newest)
             one, two, two_again, one_again = (validated(pack, work, newest, n) for n in ORDER)
-            both = (one.seconds + one_again.seconds, two.seconds + two_again.seconds)
+            alone = [one.seconds, one_again.seconds]
+            together = [two.seconds, two_again.seconds]
             replay = replayed(pack, work, one)
             stable, valid = stable + replay["stable"], valid + replay["valid"]
             seconds += [v.seconds for v in one.validations if v.is_valid]
             everything += [v.seconds for v in one.validations if v.num_runs]
-            ratios.append(both[0] / both[1])
+            ratios.append(sum(alone) / sum(together))
             figures[one.pack] = {
                 "commits": one.num_commits,
                 "valid": one.num_valid,
                 "why": one.why,
                 "tests": one.classes,
                 "median_s": verdict.rounded(one.median_seconds, 2),
-                "one_worker_s": [round(one.seconds, 1), round(one_again.seconds, 1)],
-                "two_workers_s": [round(two.seconds, 1), round(two_again.seconds, 1)],
+                "one_worker_s": [round(taken, 1) for taken in alone],
+                "two_workers_s": [round(taken, 1) for taken in together],
                 "replay": replay,
                 "level": one.levels,
             }
             print(f"  {one.pack:24} {one.num_valid:4} of {one.num_commits:4} valid  {one.why}")
-        traps = planted(work)
+        traps = planted(work, rounds)
         figures |= {"planted": traps, "set_up": set_up(given.packs[0], work)}
     commits = sum(f["commits"] for f in figures.values() if "commits" in f)
     own = [f for name, f in figures.items() if given.must in name and "commits" in f]
@@ -233,7 +238,7 @@ def main() -> int:
         "why": dict(sum((Counter(f["why"]) for f in figures.values() if "why" in f), Counter())),
         "coordinator_mb": round(own_rss),
     }
-    trials = len(PLANTED) * PLANTED_ROUNDS
+    trials = len(PLANTED) * rounds
     bars = [
         verdict.at_least(f"validated commits of {given.must}, %", 80, share),
         verdict.at_least("validated commits, all packs, %", 65, 100 * valid / commits),

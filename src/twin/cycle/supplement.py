@@ -27,7 +27,7 @@ from twin.records import SandboxLevel, Supplement, Validation
 from twin.store.answers import lookup_of
 from twin.store.database import Store
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of what an answer means; a new one asks everything again."""
 MODELLESS: Final = tuple(name for name in GENERATORS if name != "backend")
 

@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from twin.coding.git import GitRepository
@@ -75,9 +74,9 @@ class _Judged(NamedTuple):
     """What the tests of a selection say."""
 
     why: WhyInvalid
+    detail: str
+    classes: dict[str, TestClass]
     selection: tuple[str, ...]
-    detail: str = ""
-    classes: Mapping[str, TestClass] = MappingProxyType({})
 
 
 class Validator:
@@ -150,7 +149,7 @@ class Validator:
             parent_id=commit.parent_ids[0] if commit.parent_ids else "",
             why=judged.why,
             detail=judged.detail,
-            classes=dict(judged.classes),
+            classes=judged.classes,
             selection=judged.selection,
             level=runs[0].level if runs else None,
             limiter=runs[0].limiter if runs else "",
@@ -181,11 +180,10 @@ class Validator:
         if asked.generated:  # of which most do not fail, so that this is all
             before = run(asked.before, every)
             if _all_is_well(before):
-                return _Judged("nothing_fails", selection)
+                return _Judged("nothing_fails", "", {}, selection)
         after = run(asked.after, every)
         if not any(result.passes for result in after.results.values()):
-            why, detail = _nothing(after)
-            return _Judged(why, selection, detail)
+            return _Judged(*_nothing(after), {}, selection)
         if every.named:
             every = replace(every, named=(), only=frozenset(after.results))
         if not asked.generated:
@@ -200,7 +198,7 @@ class Validator:
         first = _strict(classify(sides), before, asked)
         wanted = frozenset(_proving(first))
         if not wanted:
-            return _Judged("nothing_fails", selection, _unfinished(before, after), first)
+            return _Judged("nothing_fails", _unfinished(before, after), first, selection)
         # The second time in another order, and what may prove the commit more often.
         passing = frozenset(t for t, result in before.results.items() if result.passes)
         turned = replace(every, reverse=True, settled=passing, num_repeats=NUM_REPEATS)
@@ -219,8 +217,8 @@ class Validator:
         )
         classes = _strict(classes, before, asked)
         if not _proving(classes):
-            return _Judged("flaky_only", selection, classes=classes)
-        return _Judged("", selection, _unfinished(before, after), classes)
+            return _Judged("flaky_only", "", classes, selection)
+        return _Judged("", _unfinished(before, after), classes, selection)
 
     def grade(
         self,
@@ -259,8 +257,8 @@ class _Trees:
         self, repository: GitRepository, commit: Commit, added: Mapping[str, bytes]
     ) -> None:
         (parent_id,) = commit.parent_ids
-        self._commit = commit
-        self.changed = [change for change in commit.changes if role_of(change.path) == "test"]
+        self.changed = _test_changes(commit)
+        self._modules = test_modules(commit)
         self.parent = Tree(repository.archive(parent_id))
         after = Tree(repository.archive(commit.commit_id))
         present = after.names
@@ -287,9 +285,9 @@ class _Trees:
 
     def data(self) -> list[str]:
         """The changed files that no test module is, by what tests that read them are called."""
-        modules = test_modules(self._commit)
-        names = {change.path.rpartition("/")[2] for change in self.changed if change not in modules}
-        return sorted({name.partition(".")[0] for name in names} - {""})
+        data = {change.path for change in self.changed if change not in self._modules}
+        names = {path.rpartition("/")[2].partition(".")[0] for path in data}
+        return sorted(names - {""})
 
     def with_tests(self, code: Tree) -> Tree:
         """A tree with the commit's tests."""
@@ -308,8 +306,7 @@ class _Trees:
 
     def modules(self) -> list[str]:
         """The changed files in which pytest looks for tests, and the added ones."""
-        own = (change.path for change in test_modules(self._commit))
-        return sorted(self._generated.union(own))
+        return sorted(self._generated.union(change.path for change in self._modules))
 
 
 def _of(proof: Validation) -> Selection:
@@ -321,9 +318,14 @@ def test_modules(commit: Commit) -> list[FileChange]:
     """The files that the commit changed in which pytest looks for tests."""
     return [
         change
-        for change in commit.changes
-        if change.new_blob and role_of(change.path) == "test" and TEST_MODULE.fullmatch(change.path)
+        for change in _test_changes(commit)
+        if change.new_blob and TEST_MODULE.fullmatch(change.path)
     ]
+
+
+def _test_changes(commit: Commit) -> list[FileChange]:
+    """All that it changed under the tests, data too."""
+    return [change for change in commit.changes if role_of(change.path) == "test"]
 
 
 def _strict(

@@ -178,7 +178,11 @@ SURVIVES = "def test_9(): pass\n"
     [
         ("import os, signal\ndef test_1(): os.kill(-1, signal.SIGKILL)\n", "failed"),
         ("import os, signal\ndef test_1(): os.kill(os.getppid(), signal.SIGKILL)\n", "failed"),
-        ("def test_1(): kept = [bytearray(1 << 20) for _ in range(300)]\n", "failed"),
+        ("def test_1(): kept = bytearray(1 << 34)\n", "failed"),
+        (
+            "import time\ndef test_1():\n    kept = b'x' * (300 << 20)\n    time.sleep(60)\n",
+            "crashed",
+        ),
         (
             "def test_1(capfd):\n"
             "    with capfd.disabled(): [print('x' * 100_000) for _ in range(100)]\n",
