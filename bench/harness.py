@@ -40,6 +40,13 @@ QUICK_PLANTED_ROUNDS = 1
 BEFORE = "def add(a, b):\n    return a - b\n"
 AFTER = "def add(a, b):\n    return a + b\n"
 SUM = "from calc import add\ndef test_sum(): assert add(1, 2) == 3\n"
+NAMED_ANEW = """import time, pytest
+class A: pass
+@pytest.mark.parametrize("x", [A()], ids=repr)
+def test_address(x): pass
+@pytest.mark.parametrize("x", [time.time()])
+def test_time(x): pass
+"""
 PLANTED: dict[str, tuple[dict[str, str], dict[str, str], set[str]]] = {
     "a crash on the parent": (
         {"calc.py": "import ctypes\ndef add(a, b):\n    return ctypes.string_at(0)\n"},
@@ -64,6 +71,11 @@ PLANTED: dict[str, tuple[dict[str, str], dict[str, str], set[str]]] = {
         },
         {"test_follower"},
     ),
+    "names that are new each time": (
+        {"calc.py": BEFORE, "test_calc.py": NAMED_ANEW},
+        {"calc.py": AFTER, "test_calc.py": NAMED_ANEW + SUM},
+        {"test_address[", "test_time["},
+    ),
     "a flaky test": (
         {"calc.py": BEFORE},
         {
@@ -74,7 +86,7 @@ PLANTED: dict[str, tuple[dict[str, str], dict[str, str], set[str]]] = {
         {"test_flaky"},
     ),
 }
-"""Name -> files before, files after, tests that prove nothing."""
+"""Name -> files before, files after, how the tests begin that prove nothing."""
 
 
 def validated(pack: Path, work: Path, newest: int | None, workers: int) -> Any:
@@ -145,8 +157,9 @@ def planted(work: Path, rounds: int) -> dict[str, Any]:
             for _ in range(rounds):
                 found = Validator(repository, open_sandbox(), environment).validate(commit)
                 names = {test.partition("::")[2] for test in found.tests("fail_to_pass")}
-                false += len(names & innocent)
-                proved += bool(names - innocent)
+                wrong = {name for name in names if name.startswith(tuple(innocent))}
+                false += len(wrong)
+                proved += bool(names - wrong)
     return {"cases": len(PLANTED), "rounds": rounds, "false": false, "proved": proved}
 
 

@@ -93,6 +93,8 @@ def test_where_nothing_is_missing_before_the_names_in_the_parents_files_are_enou
         ([run(t="failed"), run(t="passed")], [run(t="passed"), run(t="passed")]),
         ([run(t="failed"), run(t="failed")], [run(t="passed"), run(t="failed")]),
         ([run(t="failed"), run(t="failed")], [run(t="passed"), NONE]),
+        ([NONE, NONE], [run(t="passed"), NONE]),
+        ([run(t="passed")], [run(t="failed"), run(t="passed")]),
         ([run(t="failed", unsteady=True)], [run(t="passed")]),
         ([run(t="failed")], [run(t="passed", unsteady=True)]),
     ],
@@ -101,6 +103,23 @@ def test_what_is_not_the_same_in_every_repeat_is_flaky(
     before: list[TestRun], after: list[TestRun]
 ) -> None:
     assert classify(Sides(base=NONE, before=before, after=after))["t"] == "flaky"
+
+
+def test_a_name_with_an_address_is_of_one_run_alone() -> None:
+    test = "a.py::t[<a.A object at 0x7f139e167a10>]"
+    after = run(**{test: "passed", "a.py::t[0x7f139e167a10]": "passed"})
+    found = classify(Sides(base=None, before=[NONE, NONE], after=[after, after]))
+    assert found == {test: "flaky", "a.py::t[0x7f139e167a10]": "fail_to_pass"}
+
+
+def test_what_the_sides_agree_about_need_not_run_again() -> None:
+    passed = run(old="passed", new="passed")
+    sides = Sides(
+        base=None,
+        before=[run(old="passed", new="failed"), run(new="failed")],
+        after=[passed, run(new="passed")],
+    )
+    assert classify(sides) == {"old": "pass_to_pass", "new": "fail_to_pass"}
 
 
 def test_two_ways_of_failing_are_one_kind() -> None:

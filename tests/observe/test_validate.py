@@ -87,7 +87,7 @@ def test_a_commit_that_mends_what_never_ended_is_not_waited_for(
     endless = "def add(a, b):\n    while b > 1: pass\n    return a + b\n"
     grow(world, {"calc.py": endless}, {"calc.py": AFTER, "test_calc.py": NEW_TEST})
     assert validated().tests("fail_to_pass") == ["test_calc.py::test_sum"]
-    assert asked == [float("inf"), 1.0, float("inf"), 1.0]  # after, before, and again
+    assert asked == [float("inf"), 1.0, 1.0, 1.0]  # after, before, and again
 
 
 def test_a_commit_whose_tests_fail_after_it_is_not_valid(world: World, validated: Validate) -> None:
@@ -241,6 +241,47 @@ def test_follower(): assert seen
     no_false_proof(found, "test_follower")
     assert found.tests("fail_to_pass") == ["test_calc.py::test_leader"]
     assert found.tests("flaky") == ["test_calc.py::test_follower"]
+
+
+def test_planted_a_test_that_crashes_in_company_alone(world: World, validated: Validate) -> None:
+    """Before the commit one test leaves something behind of which another dies."""
+    leaves = "seen = []\ndef add(a, b):\n    seen.append(a)\n    return a + b\n"
+    tests = """
+import os, calc
+def test_sum(): assert calc.add(1, 2) == 3
+def test_victim():
+    if calc.seen: os._exit(1)
+"""
+    clean = leaves.replace("seen.append(a)", "pass")
+    grow(world, {"calc.py": leaves}, {"calc.py": clean, "test_calc.py": tests})
+    found = validated()
+    assert found.why == "flaky_only"
+    assert found.tests("flaky") == ["test_calc.py::test_victim"]
+
+
+NAMED_ANEW = """
+import pytest, random, time
+from calc import add
+class A: pass
+@pytest.mark.parametrize("x", [A()], ids=repr)
+def test_address(x): assert add(1, 2) == 3
+@pytest.mark.parametrize("x", [random.random()])
+def test_random(x): assert add(1, 2) == 3
+@pytest.mark.parametrize("x", [time.time()])
+def test_time(x): assert add(1, 2) == 3
+"""
+
+
+def test_planted_names_that_are_new_each_time(world: World, validated: Validate) -> None:
+    """What passes on both sides under two names has not failed before."""
+    grow(
+        world,
+        {"calc.py": AFTER, "test_calc.py": NAMED_ANEW},
+        {"calc.py": AFTER + "# the sum\n", "test_calc.py": NAMED_ANEW + "# of two\n"},
+    )
+    found = validated()
+    assert found.why == "flaky_only"
+    assert len(found.tests("flaky")) == 3
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ from twin.records import Commit, SandboxLevel, Validation
 from twin.store.answers import Answers, lookup_of
 from twin.store.database import Store
 
-VERSION: Final = 4
+VERSION: Final = 5
 """Of what an answer means; a new one asks everything again."""
 
 

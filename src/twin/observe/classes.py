@@ -1,7 +1,7 @@
 """What the tests say about a commit: each test's class, from runs before and after it.
 
 Three sides. `before`: the parent's code with the commit's tests. `after`: the commit's code with
-the commit's tests. Both ran more than once, in another order, so that chance and order show.
+the commit's tests. What they disagree about ran once more on both, so that chance and order show.
 `base`: the parent's code with the parent's tests, for what `before` does not say. Pure functions of
 test runs.
 """
@@ -14,6 +14,8 @@ from typing import Final
 from twin.coding.testing.results import TestRun
 from twin.records import TestClass
 
+ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+>")
+"""An object's own words for itself, where they are part of a test's name."""
 MISSING_NAME: Final = re.compile(
     r"(?:ImportError|ModuleNotFoundError|NameError|AttributeError: (?:module|type object)|"
     r"fixture '.*' not found)"
@@ -34,6 +36,7 @@ class Sides:
     `tests/test_a.py::A::t`."""
     before: Sequence[TestRun]
     after: Sequence[TestRun]
+    """Each further run of a side has at least what was new or changed its outcome."""
 
 
 def classify(sides: Sides) -> dict[str, TestClass]:
@@ -51,10 +54,12 @@ def classify(sides: Sides) -> dict[str, TestClass]:
             found[test] = "flaky"
         elif result.fails:
             found[test] = "pass_to_fail" if _passed(test, sides) else "both_fail"
+        elif before.fails if before else not _passed(test, sides):
+            # One that is not there again has a name that cannot be asked for: a time in it, say.
+            again = all(test in run.results for run in sides.after)
+            found[test] = "fail_to_pass" if again else "flaky"
         elif before is None:
-            found[test] = "pass_to_pass" if _passed(test, sides) else "fail_to_pass"
-        elif before.fails:
-            found[test] = "fail_to_pass"
+            found[test] = "pass_to_pass"
         elif before.passes:
             found[test] = "pass_to_pass" if _is_old(test, sides) else "guard"
         else:
@@ -102,12 +107,8 @@ def _is_old(test: str, sides: Sides) -> bool:
 
 
 def _is_unsteady(test: str, sides: Sides) -> bool:
-    """Whether the repeats of one side disagree about a test."""
-    if any(test in run.unsteady for run in (*sides.before, *sides.after)):
-        return True
-    # Each run after is of the whole selection: a node id that one of them lacks (an address in it,
-    # say) cannot be asked for again.
-    if any(test not in run.results for run in sides.after if not run.fault):
+    """Whether the repeats of one side disagree about a test, or its name is of one run alone."""
+    if ADDRESS.search(test) or any(test in run.unsteady for run in (*sides.before, *sides.after)):
         return True
     return any(
         len({run.results[test].kind for run in side if test in run.results}) > 1

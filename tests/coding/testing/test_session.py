@@ -163,6 +163,20 @@ def test_1():
     assert [outcomes(run) for run in runs] == [{"test_1": "passed"}] * 2
 
 
+def test_tests_can_be_collected_afresh(runs_of: Session) -> None:
+    program = """
+import os, pytest
+@pytest.mark.parametrize("pid", [os.getpid()])
+def test_1(pid): pass
+"""
+    afresh = Selection(afresh=True)
+    runs = runs_of(program, Selection(), Selection(reverse=True), afresh)
+    first, second, third = (list(run.results) for run in runs)
+    assert first == second
+    assert first != third
+    assert [run.num_starts for run in runs] == [1, 1, 1]
+
+
 def test_files_that_cannot_be_collected_are_told_each_time(runs_of: Session) -> None:
     runs = runs_of("import nowhere", Selection(), Selection())
     assert [list(run.broken) for run in runs] == [["test_a.py"]] * 2
@@ -212,12 +226,12 @@ def test_a_selection_can_be_less_patient(runs_of: Session) -> None:
     assert outcomes(run) == {"test_1": "timeout", "test_2": "passed"}
 
 
-def test_a_test_that_crashes_is_tried_alone_once(runs_of: Session) -> None:
+def test_a_crash_does_not_end_the_session(runs_of: Session) -> None:
     program = "import os\ndef test_1(): os.abort()\ndef test_2(): pass\n"
     first, second = runs_of(program, Selection(), Selection(reverse=True))
     assert outcomes(first) == outcomes(second) == {"test_1": "crashed", "test_2": "passed"}
-    # In the session; alone; what was left after the crash. Then the session again.
-    assert (first.num_starts, second.num_starts) == (3, 1)
+    # In the session, and what was left after the crash. Then the session again.
+    assert (first.num_starts, second.num_starts) == (2, 1)
 
 
 @pytest.mark.slow

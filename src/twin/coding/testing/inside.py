@@ -70,12 +70,10 @@ class Stream:
         items[:] = [item for item in items if item.nodeid not in without]
         if self.told["reverse"]:
             items.reverse()
-        settled = set(self.told["settled"])
-        again = [item for item in items if item.nodeid not in settled]
-        if len(again) > REPEATED:
-            return
-        for _ in range(self.told["num_repeats"]):
-            items += [another(item) for item in again]
+        if len(items) <= REPEATED:
+            once = list(items)
+            for _ in range(self.told["num_repeats"]):
+                items += [another(item) for item in once]
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:

@@ -55,8 +55,9 @@ class Selection:
     """Of what was collected, what has one of these words in its name; empty means all."""
     reverse: bool = False
     num_repeats: int = 0
-    """How often the tests run once more at the end, but for those of `settled`."""
-    settled: frozenset[str] = frozenset()
+    """How often all of them run once more at the end."""
+    afresh: bool = False
+    """Collect them anew, whatever a session knows: does each have the same name again?"""
     test_s: float = float("inf")
     """The most that one test may take, where that is less than the run's patience."""
     watched: tuple[str, ...] = ()
@@ -93,7 +94,7 @@ class TestRun:
     fault: str
     """Why it is not complete: one sentence; empty where it is."""
     unsteady: frozenset[str]
-    """They crashed in company and not alone, or did not come to the same each time."""
+    """They did not come to the same each time."""
     level: SandboxLevel
     limiter: str
     """As `sandbox.limits.Ended` has it."""

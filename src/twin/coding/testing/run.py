@@ -1,11 +1,10 @@
 """Runs the tests of a tree in the sandbox, whatever they do, and says what each came to.
 
 A crash or a hang costs the test in which it happened and no other: the rest goes on in another
-sandbox, and the culprit is tried once more alone. Does not compare runs (`observe.validate` does).
+sandbox. Was it that test, or one before it? Who compares runs asks again (`observe.validate`).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -67,8 +66,6 @@ class Suite:
         self.options = (*own_options(tree.texts(FILES)), *options)
         self.limits = limits
         self.patience = patience
-        self.tried_alone: set[str] = set()
-        """Tests that crashed in company."""
 
     def run(self, selection: Selection, begun: Heard | None = None) -> TestRun:
         """Each test of a selection with its result; `begun` is what is known of them already."""
@@ -100,8 +97,8 @@ class Suite:
             "named": selection.named,
             "without": sorted(without),
             "reverse": selection.reverse,
-            "settled": sorted(selection.settled | without),
             "num_repeats": selection.num_repeats,
+            "afresh": selection.afresh,
             "watched": selection.watched,
             "seed": SEED,
         }
@@ -177,26 +174,11 @@ class _Selected:
                 limit = self.suite.limits.wall_s
                 return f"ran longer than {limit:g} s, and the rest did not run"
             crashes += 1
-            if crashes <= most and len(heard.collected) > 1:
-                self._alone(culprit)
             left = [test for test in heard.collected if test not in self.results]
             if not left:
                 return ""
             if crashes > most:
                 return f"crashed {crashes} times, and {len(left)} tests did not run"
-
-    def _alone(self, culprit: str) -> None:
-        """Tries a test that crashed once more, without company: was it the test, or an earlier
-        one? For each test that is asked once."""
-        if culprit in self.suite.tried_alone:
-            return
-        self.suite.tried_alone.add(culprit)
-        selection = replace(self.selection, only=frozenset({culprit}), num_repeats=0)
-        heard = self.suite.start(selection)
-        assert heard.ended is not None
-        self.ends.append(heard.ended)
-        if culprit in heard.results:
-            self.unsteady.add(culprit)
 
 
 def _path(path: str) -> str:

@@ -2,9 +2,10 @@
 
 Loaded by `inside`, in the tested project's own Python: standard library of Python 3.8. Pytest is
 loaded once, a process for each tree collects its tests, and that one forks a process for each
-selection (`Collector`). What a selection finds is what it would find alone: files like new, no
-process of an earlier one, modules as they were when the tests were collected. Where collecting
-leaves something behind that a fork would share, every selection collects for itself.
+selection (`Collector`); a selection may ask for a process of its own that collects afresh. What a
+selection finds is what it would find alone: files like new, no process of an earlier one, modules
+as they were when the tests were collected. Where collecting leaves something behind that a fork
+would share, every selection collects for itself.
 
 A command is a JSON line: a number for the tree, its archive's `size` where it follows, where to
 import from, the selection.
@@ -248,7 +249,7 @@ class Server:
     def run(self, command: dict[str, Any]) -> bytes:
         """One selection; how its process ended."""
         selection = command["selection"]
-        which = json.dumps([command["tree"], selection["arguments"]])
+        which = json.dumps([command["tree"], selection["arguments"], selection["afresh"]])
         if which in self.collectors:
             _, questions, _ = self.collectors[which]
             with contextlib.suppress(BrokenPipeError):
