@@ -22,6 +22,7 @@ from twin.lm.errors import BadConfig
         ({"logw_min": 0.0}, "negative"),
         ({"attention_every": -1}, "Use 0"),
         ({"attention_every": 1, "attention_heads": 3}, "another number of heads"),
+        ({"attention_positions": "rope", "attention_heads": 256}, "have an odd one"),
         ({"state_norm_groups": 5}, "does not divide"),
         ({"n_layer": 3}, "Did you mean `n_layers`"),
         ({"zzz": 3}, "Leave it out"),

@@ -60,6 +60,11 @@ class HybridConfig:
     attention_window: int = 0
     """Tokens it looks back; 0: all, and then its state grows with the context."""
     attention_heads: int = 4
+    attention_norm: bool = True
+    """RMS-normalises its queries and keys, head by head."""
+    attention_positions: Literal["none", "rope"] = "none"
+    """The recurrences around it know the order; `rope` also turns queries and keys by their
+    distance (Su et al. 2021, base 10,000)."""
     residual_gamma: float = 0.0
     """Start of a learnt per-channel scale on what a layer adds; 0: no such scale."""
     state_norm_groups: int = 0
@@ -109,6 +114,11 @@ class HybridConfig:
             raise BadConfig(
                 f"attention_heads = {self.attention_heads} does not divide d_model = "
                 f"{self.d_model}. Choose another number of heads."
+            )
+        if self.attention_positions == "rope" and self.d_model // self.attention_heads % 2:
+            raise BadConfig(
+                f"rope turns pairs of channels, and {self.attention_heads} heads of "
+                f"{self.d_model // self.attention_heads} have an odd one. Change attention_heads."
             )
         groups = self.state_norm_groups
         if groups < 0 or (groups and (self.d_model % groups or self.d_inner % groups)):
@@ -181,6 +191,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "token_shift": get_args(TokenShift),
     "a_init": ("uniform", "log"),
     "decay_init": ("rwkv6", "identity"),
+    "attention_positions": ("none", "rope"),
 }
 _POSITIVE = (
     "vocab_size", "d_model", "n_layers", "head_dim", "mamba_head_dim", "d_state", "expand",

@@ -14,6 +14,7 @@ from twin.lm.config import SHIFT_RANK, SHIFTED, HybridConfig
 from twin.lm.kernels.composed import unit_norm, wide
 from twin.lm.kernels.registry import Kernels
 
+ROPE_BASE = 10_000.0
 IN_GAIN = 0.5
 """Standard deviation of input projections times sqrt(fan in)."""
 
@@ -181,13 +182,14 @@ class FeedForward(nn.Module):
 
 
 class Attention(nn.Module):
-    """The anchor: causal softmax attention over all tokens or a window, without positions (the
-    recurrent layers below know the order). Its state is what it may look at again."""
+    """The anchor: causal softmax attention over all tokens or a window. Its state is what it may
+    look at again, keys before they are turned."""
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
         width = config.d_model
         self.heads, self.window = config.attention_heads, config.attention_window
+        self.normed, self.turned = config.attention_norm, config.attention_positions == "rope"
         self.in_proj = projection(width, 3 * width, IN_GAIN)
         self.out_proj = projection(width, width, out_gain(config))
 
@@ -197,9 +199,17 @@ class Attention(nn.Module):
         qkv = kernels.linear(h_BTD, self.in_proj.weight)
         qkv = qkv.view(batch, time, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        if self.normed:
+            q, k = unit_norm(q), unit_norm(k)
         seen = torch.cat([kv.to(k.dtype), torch.stack([k, v], dim=1)], dim=3)
-        mask = self._mask(time, seen.shape[3], h_BTD.device)
-        o = F.scaled_dot_product_attention(q, seen[:, 0], seen[:, 1], attn_mask=mask)
+        total = seen.shape[3]
+        is_plain = total == time and (not self.window or self.window >= time)
+        mask = None if is_plain else self._mask(time, total, h_BTD.device)
+        keys = seen[:, 0]
+        if self.turned:  # by places in what is seen: distances are all that counts
+            turn = rotation(total, q)
+            q, keys = rotated(q, turn[:, -time:]), rotated(keys, turn)
+        o = F.scaled_dot_product_attention(q, keys, seen[:, 1], attn_mask=mask, is_causal=is_plain)
         kept = seen[:, :, :, -self.window :] if self.window else seen
         o_BTD = o.transpose(1, 2).reshape(batch, time, width)
         return kernels.linear(o_BTD, self.out_proj.weight), kept.to(kv.dtype)
@@ -210,6 +220,21 @@ class Attention(nn.Module):
         there = torch.arange(total, device=device)[None]
         mask = there <= here
         return mask & (there > here - self.window) if self.window else mask
+
+
+def rotation(num_positions: int, like: Tensor) -> Tensor:
+    """Cosines and sines of every position's angles, (2, positions, channels), at least float32."""
+    dtype, device = torch.promote_types(like.dtype, torch.float32), like.device
+    share = torch.arange(0, like.shape[-1], 2, dtype=dtype, device=device) / like.shape[-1]
+    places = torch.arange(num_positions, dtype=dtype, device=device)
+    angle = torch.outer(places, torch.exp(-math.log(ROPE_BASE) * share))
+    return torch.stack([angle.cos().repeat(1, 2), torch.cat([-angle.sin(), angle.sin()], -1)])
+
+
+def rotated(x: Tensor, turn: Tensor) -> Tensor:
+    """(..., positions, channels), channel i and i + K/2 turned together."""
+    cos, sin = turn.to(x.dtype).unbind()
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 def grouped_norm(x: Tensor, groups: int) -> Tensor:

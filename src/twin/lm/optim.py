@@ -67,6 +67,9 @@ def row_blocks(name: str, num_rows: int, config: HybridConfig | None, blocks: Bl
         whole, head = config.d_inner, config.mamba_head_dim
         part = [head] * (whole // head) if per_head else [whole]
         found = [*(part * 2), config.d_state, config.d_state, config.mamba_heads]  # z, x, B, C, dt
+    elif name.endswith("attention.in_proj.weight"):
+        whole, head = config.d_model, config.d_model // config.attention_heads
+        found = ([head] * config.attention_heads if per_head else [whole]) * 3  # q, k, v
     return found if sum(found) == num_rows else [num_rows]
 
 
