@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from twin.lm import checkpoint
 from twin.lm.checkpoint import (
+    CONFIG,
     FILES,
     MANIFEST,
     is_checkpoint,
@@ -82,6 +83,15 @@ def test_what_was_saved_is_loaded_to_the_last_bit(tmp_path: Path, options: dict[
     assert wanted.keys() == again.state_dict().keys()
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, wanted[name]), name
+
+
+def test_an_anchor_that_was_saved_before_it_could_normalise_does_not(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", small_model(attention_every=2), TOKENIZER, CARD)
+    told = json.loads((tmp_path / "m" / CONFIG).read_text())
+    assert told["config"].pop("attention_norm") is True
+    (tmp_path / "m" / CONFIG).write_text(json.dumps(told))
+    sign_again(tmp_path / "m")
+    assert load(tmp_path / "m")[0].config.attention_norm is False
 
 
 def test_loading_leaves_the_random_numbers_of_others_alone(saved: Path) -> None:

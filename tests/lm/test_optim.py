@@ -65,6 +65,8 @@ def test_blocks_fill_every_matrix(blocks: str, fusion: str) -> None:
     assert rows == [32, 32, 32, 32, 16]
     rows = row_blocks("blocks.0.mamba.in_proj.weight", 2 * 32 + 2 * 8 + 2, CONFIG, "heads")
     assert rows == [16, 16, 16, 16, 8, 8, 2]
+    rows = row_blocks("blocks.0.attention.in_proj.weight", 3 * 32, CONFIG, "heads")
+    assert rows == [8] * 12
 
 
 def test_weights_decay_in_matrices_only() -> None:
