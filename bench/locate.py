@@ -36,7 +36,7 @@ from twin.coding.replay import Replayed, replay
 from twin.coding.timeline import Timeline
 from twin.config import Config, FitConfig
 from twin.curate.tasks import localisation_tasks, split_by_time
-from twin.cycle import scorer
+from twin.cycle.improvement import scorer
 from twin.gate.chronological import Scorer, bm25, rank
 from twin.gate.metrics import Breakdown, breakdown
 from twin.gate.verdict import difference, pair

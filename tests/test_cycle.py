@@ -12,16 +12,9 @@ from twin.coding.git import GitRepository
 from twin.coding.replay import Replayed, replay
 from twin.coding.timeline import Timeline
 from twin.config import Config, MineConfig
-from twin.cycle import (
-    STAGES,
-    Improvement,
-    improve,
-    index_now,
-    locate,
-    mine_history,
-    mine_now,
-    newest_tasks,
-)
+from twin.cycle.answers import locate
+from twin.cycle.improvement import STAGES, Improvement, improve
+from twin.cycle.past import index_now, mine_history, mine_now, newest_tasks
 from twin.errors import RepositoryError
 from twin.store.database import Store, open_store
 

@@ -108,7 +108,7 @@ def test_a_dash_reads_the_task_from_stdin(
 
 def test_the_one_who_asks_is_the_author_that_git_would_name(root: Path, run_git: Git) -> None:
     from twin.coding.git import GitRepository
-    from twin.cycle import author_of
+    from twin.cycle.answers import author_of
 
     run_git(root, "config", "user.email", "grace@example.org")
     with GitRepository.open(root) as repository:

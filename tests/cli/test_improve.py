@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from twin.cli.main import INTERRUPTED, run
-from twin.cycle import STAGES
+from twin.cycle.improvement import STAGES
 from twin.store.database import open_store
 
 New = Callable[..., Path]

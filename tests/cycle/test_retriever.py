@@ -11,7 +11,7 @@ import pytest
 from twin.coding.git import GitRepository
 from twin.coding.retrieved import Found, RetrieverSettings, Wanted
 from twin.config import Config, InjectConfig, StoreConfig
-from twin.cycle import mine_now
+from twin.cycle.past import mine_now
 from twin.cycle.retriever import DOCUMENTS_SHARE, Retriever, main
 from twin.store.database import open_store
 

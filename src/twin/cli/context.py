@@ -28,7 +28,7 @@ def command(door: Door, task: str, budget: int | None, as_json: bool) -> None:
       twin context "make the retry delay configurable" > context.md
       twin context --budget 4000 "make the retry delay configurable"
     """
-    from twin.cycle import context
+    from twin.cycle.answers import context
 
     with door.place() as place, show.stages(quiet=as_json) as tell:
         located, package = context(

@@ -93,7 +93,7 @@ class Door:
         store is made, so that a wrong path leaves nothing behind.
         """
         from twin.coding.git import GitRepository
-        from twin.cycle import require_sources
+        from twin.cycle.past import require_sources
         from twin.store.database import open_store
 
         with GitRepository.open(self.repo if path is None else path) as repository:

@@ -13,7 +13,7 @@ COLUMNS = ("recall@1", "recall@5", "recall@10", "mrr", "all@5")
 """Of the gate's figures, those that fit on a line. All lie between 0 and 1."""
 
 if TYPE_CHECKING:
-    from twin.cycle import Improvement
+    from twin.cycle.improvement import Improvement
 
 
 @click.command(name="improve")
@@ -35,7 +35,7 @@ def command(door: Door, path: Path | None, force: bool, as_json: bool) -> int:
       twin improve
       twin improve ~/src/project --json
     """
-    from twin.cycle import STAGES, improve
+    from twin.cycle.improvement import STAGES, improve
 
     with door.place(path) as place, show.stages(STAGES, quiet=as_json) as tell:
         found = improve(place.repository, place.store, place.config, redo=force, progress=tell)

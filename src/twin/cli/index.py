@@ -22,7 +22,7 @@ def command(door: Door, path: Path | None, as_json: bool) -> None:
       twin index
       twin index ~/src/project --json
     """
-    from twin.cycle import index_now
+    from twin.cycle.past import index_now
 
     with door.place(path) as place, show.stages(quiet=as_json) as tell:
         indexed = index_now(place.repository, place.store, place.config, progress=tell)

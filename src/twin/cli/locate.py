@@ -8,7 +8,7 @@ from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door, task_argument
 
 if TYPE_CHECKING:
-    from twin.cycle import Located
+    from twin.cycle.answers import Located
 
 
 @click.command(name="locate")
@@ -38,7 +38,7 @@ def command(
       twin locate --explain "make the retry delay configurable"
       git log -1 --format=%B | twin locate -
     """
-    from twin.cycle import locate
+    from twin.cycle.answers import locate
 
     with door.place() as place, show.stages(quiet=as_json) as tell:
         located = locate(

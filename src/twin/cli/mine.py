@@ -9,7 +9,7 @@ from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door, path_argument
 
 if TYPE_CHECKING:
-    from twin.cycle import Mined
+    from twin.cycle.past import Mined
 
 
 @click.command(name="mine")
@@ -26,7 +26,7 @@ def command(door: Door, path: Path | None, as_json: bool) -> None:
       twin mine
       twin mine ~/src/project --json
     """
-    from twin.cycle import mine_now
+    from twin.cycle.past import mine_now
 
     with door.place(path, needs_sources=False) as place, show.stages(quiet=as_json) as tell:
         mined = mine_now(place.repository, place.store, place.config, progress=tell)

@@ -17,6 +17,7 @@ from twin.coding.digest import digests
 from twin.coding.features import Matrix, Moment, Question, features
 from twin.coding.index import Cache, Contents
 from twin.coding.languages import language_of
+from twin.coding.progress import Progress, named
 from twin.coding.timeline import Timeline
 from twin.records import Task
 
@@ -24,8 +25,6 @@ MAX_BLOBS: Final = 20_000
 """Distinct contents held at a time: about 1 GB. Longer histories are replayed in several parts."""
 
 Trees = Callable[[str], Mapping[str, str]]
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, how many done, how many in all)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +107,3 @@ def _parts(
         blobs.update(files.values())
     if part:
         yield part
-
-
-def named(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
-    """A progress callback of one thing, from one of many."""
-    return None if progress is None else lambda done, total: progress(what, done, total)

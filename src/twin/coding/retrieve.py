@@ -21,8 +21,8 @@ from twin.coding.index import Blobs, Cache, parsed_blobs
 from twin.coding.languages import language_of
 from twin.coding.lexical import Floats, Ints, View
 from twin.coding.precision import LocatedSymbol, WordPlaces, located_symbols
+from twin.coding.progress import Progress, named
 from twin.coding.reasons import Reason, reasons_for
-from twin.coding.replay import Progress, named
 from twin.coding.timeline import Timeline
 from twin.errors import RepositoryError, UsageError
 from twin.records import Commit, ParsedFile

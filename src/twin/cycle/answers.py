@@ -13,7 +13,7 @@ from twin.coding.features import FEATURES_VERSION
 from twin.coding.git import GitRepository
 from twin.coding.gitprocess import ask
 from twin.coding.history import read_history
-from twin.coding.replay import Progress
+from twin.coding.progress import Progress
 from twin.coding.retrieve import Answer, Locator
 from twin.config import Config
 from twin.curate.tasks import clean_query

@@ -23,7 +23,7 @@ from twin.coding.alignment import alignment
 from twin.coding.changed import Sides, plan_of
 from twin.coding.context import ContextPackage
 from twin.coding.plan import Plan
-from twin.coding.replay import Progress
+from twin.coding.progress import Progress
 from twin.coding.sandbox.cell import open_sandbox
 from twin.coding.solve import EXECUTORS, PLANNERS, Assignment, Edits, Knowledge
 from twin.coding.testing.trees import Tree

@@ -19,7 +19,7 @@ from twin.coding.changed import Sides
 from twin.coding.git import GitRepository
 from twin.coding.history import read_commits, read_history
 from twin.coding.paths import role_of
-from twin.coding.replay import Progress
+from twin.coding.progress import Progress
 from twin.coding.sandbox.cell import open_sandbox
 from twin.config import Config
 from twin.cycle.past import mine_history

@@ -20,7 +20,8 @@ from twin.coding.features import FEATURES_VERSION
 from twin.coding.git import GitRepository
 from twin.coding.index import build_snapshot
 from twin.coding.parse import PARSER_VERSION
-from twin.coding.replay import Progress, Replayed, named, replay
+from twin.coding.progress import Progress, named
+from twin.coding.replay import Replayed, replay
 from twin.coding.timeline import Timeline
 from twin.config import Config
 from twin.curate.tasks import split_by_time

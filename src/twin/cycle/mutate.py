@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from twin.coding.replay import Progress
+from twin.coding.progress import Progress
 from twin.coding.sandbox.cell import open_sandbox
 from twin.cycle.harness import PackPlace, read_commit
 from twin.cycle.workers import spread

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twin.coding.git import GitRepository
-from twin.coding.replay import Progress
+from twin.coding.progress import Progress
 from twin.config import Config
 from twin.curate.pairs.duplicates import duplicates, signature
 from twin.curate.pairs.making import CODE_VERSION, Made, made_of

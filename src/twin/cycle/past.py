@@ -16,7 +16,7 @@ from twin.coding.git import GitRepository
 from twin.coding.history import read_history
 from twin.coding.index import build_snapshot
 from twin.coding.languages import language_of
-from twin.coding.replay import Progress
+from twin.coding.progress import Progress
 from twin.config import Config
 from twin.curate.tasks import localisation_tasks
 from twin.errors import RepositoryError, UsageError

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from twin.coding.replay import Progress
+from twin.coding.progress import Progress
 from twin.coding.sandbox.cell import open_sandbox
 from twin.config import Config
 from twin.cycle.harness import PackPlace, read_commit, sides_of, validate_pack
