@@ -5,9 +5,10 @@
 
 PACK is what `twin pack` wrote. Every qualifying commit of a pack (or the N newest) is validated by
 one worker, by two, by two and by one, each with a store of its own, environments made before. Then
-each valid commit is replayed three times: its own tree, the proof's tests. The planted set is four
+each valid commit is replayed three times: its own tree, the proof's tests. The planted set is five
 commits made on the spot whose innocent tests must prove nothing: a crash on the parent, an import
-error on the parent, tests that depend on order, a flaky test. `--must` names the repository that
+error on the parent, tests that depend on order, names that are new each time, a flaky test.
+`--must` names the repository that
 has a bar of its own (default: structlog). Figures of a pack: its commits, how many are valid, why
 the others are not. `--scale` is a bench of its own: a campaign over a thousand commits, see
 `harness_scale.py`. The last line is JSON.
