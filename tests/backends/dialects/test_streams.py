@@ -173,9 +173,10 @@ PAIRS = [("chat", "messages", CHAT), ("messages", "chat", MESSAGES), ("chat", "r
 
 
 def told(target: Any, stream: bytes) -> str:
-    """What a stream says in the end, without the ids that are made up."""
-    whole = json.dumps(whole_from_stream(target, stream))
-    for item in whole_from_stream(target, stream).get("output", ()):
+    """What a stream says in the end, without what is made up: ids, and when it was made."""
+    answer = {**whole_from_stream(target, stream), "created": 0, "created_at": 0}
+    whole = json.dumps(answer)
+    for item in answer.get("output", ()):
         whole = whole.replace(item["id"], "ID")
     return whole
 
