@@ -54,7 +54,9 @@ HYBRID: dict[str, dict[str, Any]] = {
     },
     "spec": {
         "preset": "3.5M",
-        "model": {"fusion": "GF", "gate_init": 0.3},
+        "model": {"fusion": "GF", "gate_init": 0.3, "dropout": 0.15},  # twenty epochs
+        "weight_decay": 0.2,
+        "order": "windows",
         "steps": 5_000,
         "batch": 64,
         "window": 64,
@@ -66,7 +68,7 @@ UNDISTURBED: dict[str, Any] = {"validate_every_s": -1.0, "stop_early": False}
 TRANSFORMER: dict[str, dict[str, Any]] = {
     "short": {"batch": 8, "order": "windows", "model": {"dropout": 0.05}},
     "long": {"batch": 8, "order": "windows", "model": {"dropout": 0.15}},
-    "spec": {"order": "windows"},
+    "spec": {},
 }
 """What differs from the hybrid's recipe; `shape` below is the network's own."""
 SHAPE: dict[str, Any] = {"positions": "rope", "qk_norm": True, "activation": "gelu", "context": 256}
