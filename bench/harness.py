@@ -5,13 +5,13 @@
 
 PACK is what `twin pack` wrote. Every qualifying commit of a pack (or the N newest) is validated by
 one worker, by two, by two and by one, each with a store of its own, environments made before. Then
-each valid commit is replayed three times: its own tree, the proof's tests. The planted set is five
-commits made on the spot whose innocent tests must prove nothing: a crash on the parent, an import
-error on the parent, tests that depend on order, names that are new each time, a flaky test.
-`--must` names the repository that
-has a bar of its own (default: structlog). Figures of a pack: its commits, how many are valid, why
-the others are not. `--scale` is a bench of its own: a campaign over a thousand commits, see
-`harness_scale.py`. The last line is JSON.
+each valid commit is replayed three times: its own tree, the proof's tests. (--quick: by one and by
+two, replayed once.) The planted set is five commits made on the spot whose innocent tests must
+prove nothing: a crash on the parent, an import error on the parent, tests that depend on order,
+names that are new each time, a flaky test. `--must` names the repository that has a bar of its
+own (default: structlog). Figures of a pack: its commits, how many are valid, why the others are
+not. `--scale` is a bench of its own: a campaign over a thousand commits, see `harness_scale.py`.
+The last line is JSON.
 """
 
 import argparse
@@ -35,6 +35,7 @@ QUICK_SCALE_COMMITS = 24
 ORDER = (1, 2, 2, 1)
 """Of workers: what a machine does with the time falls on both alike."""
 REPLAYS = 3
+QUICK_REPLAYS = 1
 PLANTED_ROUNDS = 3
 QUICK_PLANTED_ROUNDS = 1
 
@@ -113,7 +114,7 @@ def make_environments(pack: Path, work: Path, newest: int | None) -> None:
             packed.environment(one.key)
 
 
-def replayed(pack: Path, work: Path, found: Any) -> dict[str, Any]:
+def replayed(pack: Path, work: Path, found: Any, rounds: int) -> dict[str, Any]:
     """Each valid commit's own tree against its proof, several times."""
     from twin.coding.sandbox.cell import open_sandbox
     from twin.cycle.harness import read_commit
@@ -127,7 +128,7 @@ def replayed(pack: Path, work: Path, found: Any) -> dict[str, Any]:
         for one in valid:
             validator = Validator(repository, open_sandbox(), packed.environment(one.environment))
             commit = read_commit(repository, one.commit_id)
-            missed = [test for _ in range(REPLAYS) for test in validator.grade(commit, one)]
+            missed = [test for _ in range(rounds) for test in validator.grade(commit, one)]
             stable += not missed
             if missed:
                 failed[one.commit_id[:10]] = sorted(set(missed))[:5]
@@ -221,10 +222,12 @@ def main() -> int:
         work = Path(folder)
         for pack in given.packs:
             make_environments(pack, work, newest)
-            one, two, two_again, one_again = (validated(pack, work, newest, n) for n in ORDER)
-            alone = [one.seconds, one_again.seconds]
-            together = [two.seconds, two_again.seconds]
-            replay = replayed(pack, work, one)
+            order = ORDER[:2] if given.quick else ORDER
+            campaigns = [(n, validated(pack, work, newest, n)) for n in order]
+            alone = [found.seconds for workers, found in campaigns if workers == 1]
+            together = [found.seconds for workers, found in campaigns if workers == 2]
+            one = campaigns[0][1]
+            replay = replayed(pack, work, one, QUICK_REPLAYS if given.quick else REPLAYS)
             stable, valid = stable + replay["stable"], valid + replay["valid"]
             seconds += [v.seconds for v in one.validations if v.is_valid]
             everything += [v.seconds for v in one.validations if v.num_runs]

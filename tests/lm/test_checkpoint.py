@@ -85,10 +85,10 @@ def test_what_was_saved_is_loaded_to_the_last_bit(tmp_path: Path, options: dict[
         assert torch.equal(tensor, wanted[name]), name
 
 
-def test_an_anchor_that_was_saved_before_it_could_normalise_does_not(tmp_path: Path) -> None:
+def test_what_a_shape_does_not_name_is_as_it_was_before_there_was_a_choice(tmp_path: Path) -> None:
     save_model(tmp_path / "m", small_model(attention_every=2), TOKENIZER, CARD)
     told = json.loads((tmp_path / "m" / CONFIG).read_text())
-    assert told["config"].pop("attention_norm") is True
+    assert told["config"].pop("attention_norm") is False
     (tmp_path / "m" / CONFIG).write_text(json.dumps(told))
     sign_again(tmp_path / "m")
     assert load(tmp_path / "m")[0].config.attention_norm is False

@@ -24,7 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "learnt shift": {"token_shift": "static"},
     "data-dependent shift": {"token_shift": "dd"},
     "anchor": {"attention_every": 2},
-    "raw anchor": {"attention_every": 2, "attention_norm": False},
+    "normalised anchor": {"attention_every": 2, "attention_norm": True},
     "windowed anchor": {"attention_every": 1, "attention_window": 8},
     "turned anchor": {"attention_every": 1, "attention_positions": "rope"},
     "windowed, turned anchor": {

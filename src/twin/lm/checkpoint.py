@@ -367,9 +367,7 @@ def _parse_config(folder: Path, data: bytes) -> HybridConfig:
     _check_format(folder, value)
     shape = value.get("config")
     try:
-        # Anchors did not normalise before there was a choice.
-        known = {"attention_norm": False, **shape} if isinstance(shape, dict) else {}
-        return HybridConfig.from_dict(known)
+        return HybridConfig.from_dict(shape if isinstance(shape, dict) else {})
     except (BadConfig, TypeError, ValueError) as error:
         raise BadCheckpoint(f"{folder / CONFIG} describes no model: {error}") from error
 

@@ -60,7 +60,7 @@ class HybridConfig:
     attention_window: int = 0
     """Tokens it looks back; 0: all, and then its state grows with the context."""
     attention_heads: int = 4
-    attention_norm: bool = True
+    attention_norm: bool = False
     """RMS-normalises its queries and keys, head by head."""
     attention_positions: Literal["none", "rope"] = "none"
     """The recurrences around it know the order; `rope` also turns queries and keys by their

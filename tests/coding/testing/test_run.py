@@ -90,6 +90,7 @@ def test_a_crash_costs_its_own_test_alone(tests_of: Runs) -> None:
     }
     assert "signal 11" in run.results["test_a.py::test_2"].text
     assert run.num_starts == 3
+    assert not run.unsteady
 
 
 @pytest.mark.slow

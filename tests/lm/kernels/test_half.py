@@ -218,12 +218,16 @@ def test_a_network_learns_the_same_in_half_precision() -> None:
 def test_precision_follows_the_machine_and_a_wish_that_it_lacks_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def machine(*flags: str) -> None:
-        monkeypatch.setattr(precision, "_flags", lambda: frozenset(flags))
+    def machine(*flags: str, vendor: str = "GenuineIntel") -> None:
+        monkeypatch.setattr(precision, "_processor", lambda: (vendor, frozenset(flags)))
 
     machine("avx512_fp16", "amx_bf16")
     assert choose_precision(CPU) == "bf16"
-    machine("avx512_fp16")
+    machine("avx512_bf16", vendor="AuthenticAMD")
+    assert choose_precision(CPU) == "bf16"
+    machine("avx512_bf16")
+    assert choose_precision(CPU) == "fp32"
+    machine("avx512_fp16", "avx512_bf16")
     assert choose_precision(CPU) == "fp16"
     assert choose_precision(CPU, has_half=False) == "fp32"
     assert choose_precision(torch.device("cuda")) == "bf16"

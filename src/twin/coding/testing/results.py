@@ -57,7 +57,8 @@ class Selection:
     num_repeats: int = 0
     """How often all of them run once more at the end."""
     afresh: bool = False
-    """Collect them anew, whatever a session knows: does each have the same name again?"""
+    """From a collection of their own, made once more in a session: does each have the same name
+    again?"""
     test_s: float = float("inf")
     """The most that one test may take, where that is less than the run's patience."""
     watched: tuple[str, ...] = ()
