@@ -7,7 +7,8 @@ The text is the standard library's own source, of the interpreter that runs this
 `sysconfig.get_path("stdlib")`, without site-packages, tests, links and what is generated;
 --tests adds tests). A tenth of the modules is held out, by the hash of their path. A byte-level
 network of 5M parameters learns from the rest for ten minutes on --threads threads, and so does a
-transformer of equal size; both through the trainer of `twin pretrain`, by its clock.
+transformer of equal size, and that one with the hybrid's context embedding; all through the trainer
+of `twin pretrain`, by its clock.
 
 `files` starts every held-out module anew, after an end token; `joined` reads them one after the
 other and carries on what came before (the hybrid its state, the transformer a KV cache of the last
@@ -37,7 +38,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,17 +57,23 @@ RECIPE: dict[str, Any] = {
 }
 """What differs from the recipe's defaults; 5.01M parameters with the bytes' vocabulary."""
 HYBRID: dict[str, Any] = {
-    "batch": 8,
+    "batch": 2,
+    "window": 1024,
+    "stages": [[0.5, 256]],
     "order": "windows",
-    "model.attention_every": 2,
-    "model.attention_window": 256,
+    "model.n_layers": 4,
     "model.ffn_mult": 2.5,
+    "model.ngram_max": 5,
+    "model.ngram_rows": 10_240,
+    "model.induction_max": 16,
 }
-"""Two attention anchors of five blocks, their window as long as the transformer's, at as many
-parameters: 1.480 bits a byte; 1.598 without, 1.640 with windows handed on in batches of 16."""
+"""At as many parameters as the transformer, a quarter of them in tables of n-grams. Long windows
+cost the hybrid nothing; induction uses them."""
 TRANSFORMER: dict[str, Any] = {"batch": 8, "order": "windows"}
+INDUCED = "transformer-context"
+"""The transformer with the hybrid's windows and context embedding, which could serve it as well."""
 SHAPE: dict[str, Any] = {"positions": "rope", "qk_norm": True, "activation": "gelu"}
-MODELS = ("hybrid", "transformer")
+MODELS = ("hybrid", "transformer", INDUCED)
 ZSTD = ("zstd", "-19", "--long=27", "--single-thread", "--quiet", "--stdout")
 """One thread because zstd itself advises it for smaller patches."""
 GENERATED = ("_sysconfigdata", "config-", "pydoc_data/topics.py")
@@ -186,6 +193,7 @@ def _transformer_run(spec: dict[str, Any], recipe: Any, corpus: Any, folder: Pat
     from twin.lm.config import num_parameters
 
     like = recipe.shape(corpus.tokenizer.vocab_size)
+    in_context = num_parameters(like) - num_parameters(replace(like, ngram_max=0, induction_max=0))
     shape = TransformerConfig(
         vocab_size=like.vocab_size,
         d_model=like.d_model,
@@ -194,7 +202,8 @@ def _transformer_run(spec: dict[str, Any], recipe: Any, corpus: Any, folder: Pat
         context=recipe.window,
         **spec["shape"],
     )
-    model = Transformer(sized(num_parameters(like), shape), seed=recipe.seed)
+    size = sized(num_parameters(like) - in_context, shape)
+    model = Transformer(size, seed=recipe.seed, like=like)
     return TransformerRun(recipe, corpus, folder, model=model)
 
 
@@ -293,6 +302,7 @@ def cells(given: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     recipes = {
         "hybrid": changed(changed(base, HYBRID), dict(map(parse_setting, given.set_hybrid))),
         "transformer": changed(changed(base, TRANSFORMER), own),
+        INDUCED: changed(changed(base, HYBRID), own),
     }
     if given.quick:
         recipes = {model: changed(recipe, {"batch": 4}) for model, recipe in recipes.items()}
@@ -307,7 +317,7 @@ def cells(given: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
                 "with_tests": given.tests,
                 "most_bytes": QUICK_BYTES if given.quick else 0,
             }
-            if model == "transformer":
+            if model != "hybrid":
                 cell["shape"] = SHAPE
             told = json.dumps(cell, sort_keys=True).encode()
             key = hashlib.sha256(told).hexdigest()[:16]

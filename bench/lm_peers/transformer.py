@@ -18,6 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twin.lm.config import HybridConfig
+from twin.lm.kernels.registry import choose
+from twin.lm.layers import ContextEmbedding
+
 State = tuple[Tensor, ...]
 
 
@@ -146,9 +150,16 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """While training it starts every window afresh and returns an empty state, as nanoGPT does."""
+    """While training it starts every window afresh and returns an empty state, as nanoGPT does.
+    `like` gives it the context embedding of a hybrid of that shape, to see what that alone adds."""
 
-    def __init__(self, config: TransformerConfig, *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        seed: int | None = None,
+        like: HybridConfig | None = None,
+    ) -> None:
         super().__init__()
         if seed is not None:
             torch.manual_seed(seed)
@@ -165,6 +176,8 @@ class Transformer(nn.Module):
                 is_last = name.endswith(("out_proj.weight", "down.weight"))
                 deep = (2 * config.n_layers) ** -0.5 if is_last else 1.0
                 nn.init.normal_(weight, std=0.02 * deep)
+        self.context = ContextEmbedding(like) if like is not None and like.num_recent else None
+        self.products = choose("chunked")
 
     @property
     def head_weight(self) -> Tensor:
@@ -177,7 +190,10 @@ class Transformer(nn.Module):
         config = self.config
         head = config.d_model // config.n_heads
         shape = (batch_size, 2, config.n_heads, 0, head)
-        return tuple(self.embed.weight.new_zeros(shape) for _ in self.blocks)
+        state = [self.embed.weight.new_zeros(shape) for _ in self.blocks]
+        if self.context is not None:
+            state.append(self.embed.weight.new_zeros(batch_size, self.context.kept))
+        return tuple(state)
 
     def hidden(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         time = tokens_BT.shape[1]
@@ -185,6 +201,11 @@ class Transformer(nn.Module):
             state = None
         past = state[0].shape[3] if state else 0
         x = self.embed(tokens_BT)
+        kept = []
+        if self.context is not None:
+            state = state or self.init_state(len(tokens_BT))
+            added, recent = self.context(tokens_BT, state[-1], self.products)
+            x = F.rms_norm(x, x.shape[-1:]) + added.to(x.dtype)  # as the hybrid does
         turn = None
         if self.position is None:
             head = self.config.d_model // self.config.n_heads
@@ -194,10 +215,11 @@ class Transformer(nn.Module):
                 raise ValueError(f"Learned positions end at {self.config.context}.")
             x = x + self.position.weight[past : past + time]
         x = F.dropout(x, self.config.dropout, self.training)
-        kept = []
         for at, block in enumerate(self.blocks):
             x, kv = block(x, state[at] if state else None, turn)
             kept.append(kv)
+        if self.context is not None:
+            kept.append(recent)
         return self.norm(x), tuple(kept)
 
     def forward(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -14,8 +16,6 @@ SMALL = TransformerConfig(vocab_size=11, d_model=32, n_layers=2, n_heads=2, mlp_
 
 
 def small(**changes: object) -> Transformer:
-    from dataclasses import replace
-
     return Transformer(replace(SMALL, **changes), seed=1).double().eval()  # type: ignore[arg-type]
 
 
@@ -44,6 +44,23 @@ def test_with_its_state_it_says_the_same_however_the_text_is_cut(parts: list[int
         at += length
     torch.testing.assert_close(torch.cat(said, 1), whole, rtol=1e-5, atol=1e-6)
     assert all(kv.shape[3] <= SMALL.context for kv in state)
+
+
+@pytest.mark.parametrize("parts", [[8], [3, 5], [1] * 8, [5, 9, 1, 7]])
+def test_so_does_one_with_the_hybrids_context_embedding(parts: list[int]) -> None:
+    from twin.lm.config import HybridConfig
+
+    like = HybridConfig(vocab_size=11, d_model=32, ngram_max=3, ngram_rows=50, induction_max=2)
+    model = Transformer(replace(SMALL, qk_norm=True), seed=1, like=like).double().eval()
+    seen = tokens(sum(parts))
+    whole, _ = model(seen)
+    assert not torch.allclose(whole, small(qk_norm=True)(seen)[0])
+    state, said, at = model.init_state(2), [], 0
+    for length in parts:
+        logits, state = model(seen[:, at : at + length], state)
+        said.append(logits)
+        at += length
+    torch.testing.assert_close(torch.cat(said, 1), whole, rtol=1e-5, atol=1e-6)
 
 
 def test_it_looks_back_no_further_than_its_context_in_one_layer() -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 from twin.lm import state as states
 from twin.lm.config import PRESETS, HybridConfig, num_parameters, preset, state_bytes
 from twin.lm.errors import BadState, BadTokens, KernelUnavailable
+from twin.lm.kernels.registry import choose
+from twin.lm.layers import ContextEmbedding, followers
 from twin.lm.model import HybridLM
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -32,6 +34,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "attention_window": 8,
         "attention_positions": "rope",
     },
+    "n-grams": {"ngram_max": 4, "ngram_rows": 40, "ngram_dim": 16},
+    "induction": {"induction_max": 3, "induction_window": 12, "ngram_dim": 16},
+    "n-grams and induction": {"ngram_max": 3, "ngram_rows": 40, "induction_max": 4},
     "gamma": {"residual_gamma": 0.01},
     "state norm": {"state_norm_groups": 4},
     "learnt start": {"trainable_h0": True},
@@ -224,3 +229,56 @@ def test_compiled_blocks_answer_as_the_others_do() -> None:
     compiled = HybridLM(config, kernels="compiled", seed=1)
     with torch.no_grad():
         assert distance(compiled(text)[0], plain(text)[0]) < 1e-5
+
+
+def test_an_n_gram_is_its_tokens_in_their_order() -> None:
+    layer = ContextEmbedding(small(ngram_max=3, ngram_rows=4096, ngram_dim=8))
+    nothing = torch.zeros(1, 2)
+
+    def last(*text: int) -> Tensor:
+        return layer(torch.tensor([text]), nothing, choose("chunked"))[0][0, -1]
+
+    assert torch.equal(last(7, 1, 2, 3), last(9, 1, 2, 3))  # what came before the longest
+    others = [last(2, 1, 3), last(1, 3), last(3), last(0, 3), last(0, 0, 3)]
+    assert not any(torch.equal(last(1, 2, 3), other) for other in others)
+    assert not torch.equal(others[2], others[3])  # the first token is not one after token 0
+
+
+def test_the_rows_of_a_large_vocabulary_stay_inside_the_tables() -> None:
+    layer = ContextEmbedding(small(vocab_size=1_000_000, ngram_max=16, ngram_rows=1000))
+    seen = torch.randint(1, 1_000_001, (4, 300), generator=torch.Generator().manual_seed(1))
+    rows = torch.stack(list(layer._rows(seen, 300 - 15)))
+    starts = 1000 * torch.arange(15)[:, None, None]
+    assert ((rows >= starts) & (rows < starts + 1000)).all()
+    # Shared evenly: of 1,140 different n-grams, two thirds of a thousand rows are expected.
+    assert all(500 < len(of_length.unique()) < 800 for of_length in rows)
+
+
+def test_remembered_tokens_stay_exact_in_a_network_of_bfloat16() -> None:
+    model = HybridLM(small(vocab_size=3000, ngram_max=4), kernels="chunked", seed=1).bfloat16()
+    with torch.no_grad():
+        _, state = model(torch.tensor([[2999, 2997, 2995]]))
+    assert state[-1].tolist() == [[3000.0, 2998.0, 2996.0]]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 6])
+def test_what_followed_is_looked_up_as_a_search_would_find_it(length: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    seen = torch.randint(1, 4, (3, 80), generator=generator)
+    seen[0, :9] = 0  # a stream that began later
+    codes = sum(
+        torch.nn.functional.pad(seen, (back, 0))[:, :80] * 5**back for back in range(length)
+    )
+    found = followers(seen, torch.as_tensor(codes), length, window=20)
+    for row, text in zip(found.tolist(), seen.tolist(), strict=True):
+        assert row == [_followed(text, end, length, window=20) for end in range(80)]
+
+
+def _followed(text: list[int], end: int, length: int, window: int) -> int:
+    own = text[max(end + 1 - length, 0) : end + 1]
+    if len(own) < length or 0 in own:
+        return 0
+    for there in range(end - 1, max(end - window, length - 1) - 1, -1):
+        if text[there + 1 - length : there + 1] == own:
+            return text[there + 1]
+    return 0

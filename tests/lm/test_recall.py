@@ -183,7 +183,15 @@ def test_an_anchor_learns_to_look_up() -> None:
     assert mqar_accuracy(model, batch) > 0.5
 
 
-def test_both_networks_are_reported_at_every_number_of_keys() -> None:
+def test_induction_is_told_what_to_look_up() -> None:
+    model = train_on_mqar(
+        replace(TINY, induction_max=1), num_keys=(4,), steps=60, tokens=1024, seed=0
+    )
+    batch = mqar(num_keys=9, batch_size=64, vocab_size=20, seed=99)  # more than it learnt with
+    assert mqar_accuracy(model, batch) > 0.9
+
+
+def test_every_network_is_reported_at_every_number_of_keys() -> None:
     told: list[tuple[int, int]] = []
     points = compare_recall(config=TINY, num_keys=(2, 4), steps=2, tokens=64,
                             tell=lambda done, total: told.append((done, total)))  # fmt: skip
@@ -192,7 +200,9 @@ def test_both_networks_are_reported_at_every_number_of_keys() -> None:
         ("hybrid", 4),
         ("hybrid with an attention anchor", 2),
         ("hybrid with an attention anchor", 4),
+        ("hybrid with induction", 2),
+        ("hybrid with induction", 4),
     ]
     assert points[0].chance == 0.5
     assert points[2].num_parameters > points[0].num_parameters
-    assert told[-1] == (4, 4)
+    assert told[-1] == (6, 6)

@@ -53,7 +53,7 @@ def test_a_damaged_file_is_no_state(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_the_layout_names_every_tensor() -> None:
-    config = small(token_shift="dd", fusion="MINGRU", attention_every=2)
+    config = small(token_shift="dd", fusion="MINGRU", attention_every=2, ngram_max=3)
     names = [part.name for part in states.layout(config)]
-    assert names == ["wkv", "conv", "ssm", "shift", "gate"] * 2 + ["kv"]
+    assert names == ["wkv", "conv", "ssm", "shift", "gate"] * 2 + ["kv", "recent"]
     assert len(HybridLM(config, kernels="chunked").init_state(1)) == len(names)

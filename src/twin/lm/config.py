@@ -22,6 +22,8 @@ MINGRU_GATES = 16
 """Gates of the minGRU arbiter; each one serves D / 16 neighbouring channels."""
 SHIFT_RANK = 32
 """Rank of the data-dependent token shift, as in RWKV-6 up to 4,096 channels."""
+MOST_NGRAM = 16
+INDUCTION_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 SHIFTED = 5
 """What RWKV-6 shifts separately: r, k, v, g and the decay."""
 
@@ -65,6 +67,20 @@ class HybridConfig:
     attention_positions: Literal["none", "rope"] = "none"
     """The recurrences around it know the order; `rope` also turns queries and keys by their
     distance (Su et al. 2021, base 10,000)."""
+    ngram_max: int = 0
+    """Beside its own embedding a token brings those of the n-grams that end with it, of 2 tokens
+    up to so many; 0: none. Tables cost hardly any time, so a network that is trained for minutes
+    learns more with half of its parameters in them."""
+    ngram_rows: int = 8192
+    """Embeddings of each length; n-grams share them by a hash (BLT, arXiv 2412.09871, sec. 3.2)."""
+    ngram_dim: int = 32
+    """Width of an embedding, before all of them together are projected to d_model."""
+    induction_max: int = 0
+    """A token also brings what followed when the n-gram that ends with it was there the last time,
+    of lengths 1, 2, 3, 4, 6, 8, 12 .. up to so many; 0: not. Repetition, which a fixed state and
+    short training learn late, is then there from the first step."""
+    induction_window: int = 4096
+    """Tokens that are looked back, and kept in the state (as four bytes each)."""
     residual_gamma: float = 0.0
     """Start of a learnt per-channel scale on what a layer adds; 0: no such scale."""
     state_norm_groups: int = 0
@@ -120,9 +136,34 @@ class HybridConfig:
                 f"rope turns pairs of channels, and {self.attention_heads} heads of "
                 f"{self.d_model // self.attention_heads} have an odd one. Change attention_heads."
             )
+        if self.ngram_max not in (0, *range(2, MOST_NGRAM + 1)):
+            raise BadConfig(
+                f"ngram_max = {self.ngram_max} is no length. Use 2 to {MOST_NGRAM}, or 0 for none."
+            )
+        if self.induction_max not in range(INDUCTION_LENGTHS[-1] + 1):
+            raise BadConfig(
+                f"induction_max = {self.induction_max} is no length. Use 1 to "
+                f"{INDUCTION_LENGTHS[-1]}, or 0 for none."
+            )
         groups = self.state_norm_groups
         if groups < 0 or (groups and (self.d_model % groups or self.d_inner % groups)):
             raise BadConfig(f"state_norm_groups = {groups} does not divide {self.d_model}.")
+
+    @property
+    def ngram_lengths(self) -> tuple[int, ...]:
+        """Of the n-grams that have an embedding."""
+        return tuple(range(2, self.ngram_max + 1))
+
+    @property
+    def induction_lengths(self) -> tuple[int, ...]:
+        """Of the n-grams of which is looked up what followed them."""
+        return tuple(n for n in INDUCTION_LENGTHS if n <= self.induction_max)
+
+    @property
+    def num_recent(self) -> int:
+        """Tokens that the state remembers one by one."""
+        looked_back = self.induction_window + self.induction_max if self.induction_max else 0
+        return max(self.ngram_max - 1, looked_back, 0)
 
     @property
     def d_inner(self) -> int:
@@ -195,7 +236,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 _POSITIVE = (
     "vocab_size", "d_model", "n_layers", "head_dim", "mamba_head_dim", "d_state", "expand",
-    "conv_width", "decay_rank", "attention_heads", "chunk", "ssd_chunk",
+    "conv_width", "decay_rank", "attention_heads", "ngram_rows", "ngram_dim", "induction_window",
+    "chunk", "ssd_chunk",
 )  # fmt: skip
 
 
@@ -246,6 +288,10 @@ def num_parameters(config: HybridConfig) -> int:
     """Trainable numbers of the whole network, counted without building it."""
     c = config
     embeddings = c.vocab_size * c.d_model * (1 if c.tie_embeddings else 2)
+    rows = len(c.ngram_lengths) * c.ngram_rows
+    rows += c.vocab_size + 1 if c.induction_lengths else 0
+    features = len(c.ngram_lengths) + len(c.induction_lengths)
+    embeddings += c.ngram_dim * (rows + features * c.d_model)
     per_block = sum(part(c) for part in _PER_BLOCK)
     anchors = sum(c.has_attention(layer) for layer in range(c.n_layers))
     anchor = c.d_model + 4 * c.d_model * c.d_model + (c.d_model if c.residual_gamma else 0)
@@ -265,7 +311,7 @@ def state_bytes(config: HybridConfig, num_tokens: int = 0) -> int:
         layer += MINGRU_GATES
     kept = min(num_tokens, c.attention_window) if c.attention_window else num_tokens
     anchors = sum(c.has_attention(layer) for layer in range(c.n_layers))
-    return 4 * (c.n_layers * layer + anchors * 2 * c.d_model * kept)
+    return 4 * (c.n_layers * layer + anchors * 2 * c.d_model * kept + c.num_recent)
 
 
 def _rwkv_parameters(c: HybridConfig) -> int:

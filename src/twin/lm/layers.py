@@ -1,10 +1,12 @@
-"""The layers of a block: RWKV-6 time mixing, Mamba-2, the feed-forward pair, the attention anchor.
+"""The layers: RWKV-6 time mixing, Mamba-2, the feed-forward pair, the attention anchor, and what
+tokens bring along of their context before all blocks.
 
 Owns parameters and their starting values; the equations between the matrix products are the
 kernels'. Shape letters as in `twin.lm.config`.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,10 @@ from twin.lm.kernels.composed import unit_norm, wide
 from twin.lm.kernels.registry import Kernels
 
 ROPE_BASE = 10_000.0
+CONTEXT_STD = 0.1
+"""Of the table at the start; the token's own embedding enters the stream at unit size."""
+HASH_STEP, HASH_MIX, HASH_MASK = 0x9E3779B1, 0x2C1B3C6D, 2**31 - 1
+"""Odd multipliers (2^32 / golden ratio; lowbias32), in 31 bits: no product leaves int64."""
 IN_GAIN = 0.5
 """Standard deviation of input projections times sqrt(fan in)."""
 
@@ -166,6 +172,80 @@ class Mamba2(nn.Module):
         )  # fmt: skip
         o_BTI = grouped_norm(o_BTI, self.groups)
         return kernels.linear(o_BTI, self.out_proj.weight), conv_state, ssm_state
+
+
+class ContextEmbedding(nn.Module):
+    """What a token brings along of those before it, beside its own embedding.
+
+    The embeddings of the n-grams that end with it, found by a hash (BLT, arXiv 2412.09871), and of
+    the tokens that followed when those n-grams were there the last time: what an induction head
+    (Olsson et al. 2022, arXiv 2209.11895) learns to find, looked up exactly and at any distance
+    within the window. All of them together are projected to the stream.
+    """
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        self.lengths, self.looked_up = config.ngram_lengths, config.induction_lengths
+        self.rows, self.window, self.kept = (
+            config.ngram_rows, config.induction_window, config.num_recent
+        )  # fmt: skip
+        num_rows = len(self.lengths) * self.rows
+        self.start = num_rows
+        """Of the rows of followers, the first of which stands for none."""
+        if self.looked_up:
+            num_rows += config.vocab_size + 1
+        self.table = nn.Parameter(torch.empty(num_rows, config.ngram_dim))
+        nn.init.normal_(self.table, std=CONTEXT_STD)
+        features = len(self.lengths) + len(self.looked_up)
+        self.projection = projection(features * config.ngram_dim, config.d_model, 1.0)
+
+    def forward(
+        self, tokens_BT: Tensor, recent_BN: Tensor, kernels: Kernels
+    ) -> tuple[Tensor, Tensor]:
+        """What is added to the tokens' own embeddings (B, T, D), and the last N tokens. They are
+        kept plus 1, as floats: exact up to 16 million; 0 is what stands before the first."""
+        time = tokens_BT.shape[1]
+        seen_BS = torch.cat([recent_BN.long(), tokens_BT + 1], dim=1)
+        kept_BN = seen_BS[:, seen_BS.shape[1] - self.kept :].to(recent_BN.dtype)
+        if not time:
+            empty = self.projection.weight.new_zeros(*tokens_BT.shape, len(self.projection.weight))
+            return empty, kept_BN
+        began = int((seen_BS != 0).any(dim=0).to(torch.int8).argmax())
+        seen_BS = seen_BS[:, began:]  # nobody's: a fresh stream has nothing to look through
+        rows = torch.stack(list(self._rows(seen_BS, time)), dim=-1)
+        found_BTE = F.embedding(rows, self.table).flatten(-2)
+        return kernels.linear(found_BTE, self.projection.weight), kept_BN
+
+    def _rows(self, seen_BS: Tensor, time: int) -> Iterator[Tensor]:
+        """(B, T) for each feature: the row of the table."""
+        code_BS = seen_BS
+        for length in range(1, max((*self.lengths, *self.looked_up)) + 1):
+            if length > 1:
+                before = F.pad(seen_BS, (length - 1, 0))[:, : seen_BS.shape[1]]
+                code_BS = (code_BS * HASH_STEP + before) & HASH_MASK
+            if length in self.lengths:
+                code = code_BS[:, -time:]
+                mixed = ((code ^ (code >> 15)) * HASH_MIX) & HASH_MASK
+                yield (mixed ^ (mixed >> 13)) % self.rows + (length - 2) * self.rows
+            if length in self.looked_up:
+                yield self.start + followers(seen_BS, code_BS, length, self.window)[:, -time:]
+
+
+def followers(seen_BS: Tensor, code_BS: Tensor, length: int, window: int) -> Tensor:
+    """For each place the token (plus 1) that followed the nearest earlier place with the same code,
+    at most `window` back; 0 where there is none, or fewer than `length` tokens."""
+    size = seen_BS.shape[1]
+    whole = F.pad(seen_BS, (length - 1, 0))[:, :size] != 0
+    # An n-gram that is cut off at the start is like no other.
+    places = torch.arange(size, device=seen_BS.device)
+    code = torch.where(whole, code_BS, -1 - places)
+    ordered, order = code.sort(dim=1, stable=True)
+    same = ordered[:, 1:] == ordered[:, :-1]
+    earlier = torch.where(same, order[:, :-1], size)
+    found = torch.full_like(order, size).scatter(1, order[:, 1:], earlier)
+    near = found >= places - window
+    after = seen_BS.gather(1, (found + 1).clamp(max=size - 1))
+    return torch.where(near & (found < size), after, 0)
 
 
 class FeedForward(nn.Module):

@@ -20,7 +20,7 @@ from twin.lm.errors import BadTokens
 from twin.lm.fusion import FUSIONS
 from twin.lm.kernels.composed import unit_norm
 from twin.lm.kernels.registry import Kernels, choose
-from twin.lm.layers import Attention, FeedForward, Mamba2, Rwkv6, Scale
+from twin.lm.layers import Attention, ContextEmbedding, FeedForward, Mamba2, Rwkv6, Scale
 from twin.lm.state import State
 
 EMBEDDING_STD = 0.005
@@ -142,6 +142,7 @@ class HybridLM(nn.Module):
                 torch.manual_seed(seed)
             self.embed = nn.Embedding(config.vocab_size, config.d_model)
             nn.init.normal_(self.embed.weight, std=EMBEDDING_STD)
+            self.context = ContextEmbedding(config) if config.num_recent else None
             self.blocks = nn.ModuleList(Block(config, n) for n in range(config.n_layers))
             self.norm = Scale(config.d_model)
             self.head: nn.Linear | None = None
@@ -192,6 +193,10 @@ class HybridLM(nn.Module):
         seed = int(torch.randint(SEEDS, ()).item()) if drop else 0
         # RWKV's ln0: small embeddings, tied to the head, enter the stream at unit size.
         x = unit_norm(self.embed(tokens_BT))
+        recent: list[Tensor] = []
+        if self.context is not None:
+            added, last = self.context(tokens_BT, state[-1], self.kernels)
+            x, recent = x + added.to(x.dtype), [last]
         x = F.dropout(x, drop) if drop else x
         y: Tensor | None = None
         new: list[Tensor] = []
@@ -200,7 +205,7 @@ class HybridLM(nn.Module):
             new.extend(parts)
         seed += SEED_STEP * len(self.blocks)
         _, h = self.kernels.add_norm(x, y, self.norm.weight, dropout=drop, seed=seed)
-        return h, tuple(new)
+        return h, (*new, *recent)
 
     def forward(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Next-token logits, (B, T, X) float32, and the state after the last token."""

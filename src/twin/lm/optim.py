@@ -49,8 +49,9 @@ def pathway_of(name: str) -> Pathway:
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon takes it: inside a block, 2-D and no bundle of vectors."""
-    return "blocks." in name and parameter.ndim == 2 and min(parameter.shape) >= _SMALLEST_MATRIX
+    """Whether Muon takes it: a 2-D projection inside the network, and no bundle of vectors."""
+    inside = "blocks." in name or "context.projection." in name
+    return inside and parameter.ndim == 2 and min(parameter.shape) >= _SMALLEST_MATRIX
 
 
 def row_blocks(name: str, num_rows: int, config: HybridConfig | None, blocks: Blocks) -> list[int]:

@@ -1,4 +1,4 @@
-"""Trains small networks on MQAR alone: what a fixed state can hold, and what an anchor adds.
+"""Trains small networks on MQAR alone: what a fixed state holds, what an anchor or induction adds.
 
 Owns the tiny loop and its shape. These networks are no language models and the result says nothing
 about a checkpoint; it says what to expect of the architecture. The trainer's own optimizer; a batch
@@ -58,11 +58,13 @@ def compare_recall(
     seed: int = 0,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[RecallPoint]:
-    """The network as it is, and with attention in its last block, trained equally long; `tokens`
-    of each step."""
+    """The network with its states alone, with attention in its last block, and with induction, all
+    trained equally long; `tokens` of each step."""
+    pure = replace(config, attention_every=0, induction_max=0)
     networks = {
-        "hybrid": replace(config, attention_every=0),
-        "hybrid with an attention anchor": replace(config, attention_every=config.n_layers),
+        "hybrid": pure,
+        "hybrid with an attention anchor": replace(pure, attention_every=config.n_layers),
+        "hybrid with induction": replace(pure, induction_max=1),
     }
     found = []
     for place, (name, shape) in enumerate(networks.items()):

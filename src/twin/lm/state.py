@@ -28,8 +28,9 @@ class Part:
     """One tensor of the state."""
 
     layer: int
+    """Counted from 0; what stands before all layers has their number."""
     name: str
-    """wkv, conv, ssm, shift, gate or kv."""
+    """wkv, conv, ssm, shift, gate, kv or recent."""
     shape: tuple[int, ...]
     """Without the batch."""
 
@@ -39,12 +40,16 @@ def layout(config: HybridConfig) -> tuple[Part, ...]:
     """What a state holds, in order."""
     return tuple(
         Part(layer=layer, name=name, shape=shape)
-        for layer in range(config.n_layers)
-        for name, shape in _layer_parts(config, layer)
+        for layer in range(config.n_layers + 1)
+        for name, shape in _parts(config, layer)
     )
 
 
-def _layer_parts(c: HybridConfig, layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _parts(c: HybridConfig, layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if layer == c.n_layers:
+        if c.num_recent:
+            yield "recent", (c.num_recent,)
+        return
     if c.has_rwkv:
         yield "wkv", (c.n_heads, c.head_dim, c.head_dim)
     if c.has_mamba:
@@ -62,11 +67,16 @@ def zeros(
     config: HybridConfig, batch_size: int, device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> State:  # fmt: skip
-    """The state before the first token."""
+    """The state before the first token. Tokens that are remembered are numbers too; in bfloat16
+    they would become others."""
+    exact = torch.promote_types(dtype, torch.float32)
     return tuple(
-        torch.zeros(batch_size, *(max(size, 0) for size in part.shape), device=device, dtype=dtype)
+        torch.zeros(
+            batch_size, *(max(size, 0) for size in part.shape), device=device,
+            dtype=exact if part.name == "recent" else dtype,
+        )
         for part in layout(config)
-    )
+    )  # fmt: skip
 
 
 def check(config: HybridConfig, state: State, batch_size: int) -> None:

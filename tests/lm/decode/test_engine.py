@@ -29,10 +29,15 @@ KNOWN: dict[str, dict[str, Any]] = {
     "gamma": {"residual_gamma": 0.3},
     "learnt start": {"trainable_h0": True},
     "own head": {"tie_embeddings": False},
+    "n-grams": {"ngram_max": 4, "ngram_rows": 50, "ngram_dim": 12},
+    "induction": {"induction_max": 3, "induction_window": 7, "vocab_size": 4},
+    "n-grams and induction": {
+        "ngram_max": 3, "induction_max": 6, "induction_window": 40, "vocab_size": 3
+    },
     "wide Mamba, odd width": {"expand": 2, "d_model": 48, "vocab_size": 300},
     "odd sizes": {"head_dim": 32, "mamba_head_dim": 64, "d_state": 24, "conv_width": 3},
     "hidden no multiple of 32": {"ffn_mult": 0.75, "decay_rank": 5, "d_state": 5},
-}
+}  # fmt: skip
 UNKNOWN: dict[str, dict[str, Any]] = {
     "an attention anchor": {"attention_every": 2},
     "token shift": {"token_shift": "dd"},

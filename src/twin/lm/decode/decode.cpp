@@ -130,6 +130,12 @@ struct Network {
     int32_t D, H, K, Hm, P, N, W, R, F, VO, layers, fusion;
     float eps, head_eps, logw_min;
     int32_t state_floats, layer_floats, branch_norm;
+    // What a token brings of its context: n-grams of 2 .. ngram_max tokens, what followed those of
+    // which `looked_up` has the bit length - 1, each an embedding of `part` numbers.
+    int32_t recent, window, ngram_max, ngram_rows, part, features;
+    uint32_t looked_up, pad;
+    const float* context;     // (rows, part)
+    Matrix context_projection;
     const float* embed;       // (VO, D)
     const float* final_norm;  // D
     const Layer* layer;
@@ -363,7 +369,8 @@ struct Scratch {
 int widest(const Network& g) {
     const int Di = g.Hm * g.P;
     int most = g.F > 2 * g.D ? g.F : 2 * g.D;
-    return most > Di ? most : Di;
+    most = most > Di ? most : Di;
+    return most > g.features * g.part ? most : g.features * g.part;
 }
 
 Scratch lay_out(const Network& g, float* at, int n) {
@@ -648,6 +655,72 @@ void run_layer(const Network& g, const Layer& l, const Scratch& s, int n, float*
     }
 }
 
+// The embeddings that go with a token into `out`, one after the other, and the token into the
+// `recent` ones, oldest first, which are kept plus 1: 0 stands before the first. As in layers.py.
+void remember(const Network& g, int64_t token, float* recent, float* out) {
+    constexpr uint64_t STEP = 0x9e3779b1, MIX = 0x2c1b3c6d, MASK = (1ull << 31) - 1;
+    const int N = g.recent, longest = g.looked_up ? 32 - __builtin_clz(g.looked_up) : 0;
+    const float own = (float)(token + 1);
+    float after[32] = {};
+    uint32_t missing = g.looked_up;
+    for (int back = 1; back <= g.window && missing; back += 16) {
+        if (back + 15 <= N) {  // sixteen places at once
+            const i16v hits = load(recent + N - back - 15) == own;
+            bool any = false;
+            for (int i = 0; i < 16; i++) any |= hits[i] != 0;
+            if (!any) continue;
+        }
+        for (int b = back; b < back + 16 && b <= g.window && missing; b++) {
+            const int at = N - b;
+            if (recent[at] != own) continue;
+            const float follower = b == 1 ? own : recent[at + 1];
+            for (int length = 1;; length++) {
+                const uint32_t bit = 1u << (length - 1);
+                if (missing & bit) after[length - 1] = follower;
+                missing &= ~bit;
+                if (length == longest || recent[N - length] == 0.0f ||
+                    recent[at - length] != recent[N - length])
+                    break;
+            }
+        }
+    }
+    uint64_t code = token + 1;
+    const int most = g.ngram_max > longest ? g.ngram_max : longest;
+    for (int length = 1; length <= most; length++) {
+        if (length > 1 && length <= g.ngram_max) {
+            code = (code * STEP + (uint64_t)recent[N + 1 - length]) & MASK;
+            uint64_t mixed = ((code ^ (code >> 15)) * MIX) & MASK;
+            mixed = (mixed ^ (mixed >> 13)) % g.ngram_rows + (uint64_t)(length - 2) * g.ngram_rows;
+            std::memcpy(out, g.context + mixed * g.part, g.part * sizeof(float));
+            out += g.part;
+        }
+        if (length <= longest && (g.looked_up >> (length - 1) & 1)) {
+            const size_t before = g.ngram_max > 1 ? (size_t)(g.ngram_max - 1) * g.ngram_rows : 0;
+            const size_t row = before + (size_t)after[length - 1];
+            std::memcpy(out, g.context + row * g.part, g.part * sizeof(float));
+            out += g.part;
+        }
+    }
+    std::memmove(recent, recent + 1, (N - 1) * sizeof(float));
+    recent[N - 1] = own;
+}
+
+// What all streams' contexts add to their tokens' embeddings in s.x.
+void add_context(const Network& g, const Scratch& s, const int64_t* tokens, int n, float* state) {
+    const int width = g.features * g.part;
+    for (int b = 0; b < n; b++) {
+        float* own = state + (size_t)b * g.state_floats + (size_t)g.layers * g.layer_floats;
+        remember(g, tokens[b], own, s.f + (size_t)b * s.f_stride);
+    }
+    Rows in{s.f, s.f_stride, s.q, s.q_stride, s.scale, s.total};
+    if (g.context_projection.kind == 2) quantize(in, n, width);
+    times(g.context_projection, in, n, s.rm, s.out_stride);
+    for (int b = 0; b < n; b++) {
+        float *x = s.x + (size_t)b * g.D, *y = s.rm + (size_t)b * s.out_stride;
+        for (int d = 0; d < g.D; d += 16) store(x + d, load(x + d) + load(y + d));
+    }
+}
+
 // splitmix64: the n-th number of a seed, without a state, so that a stream's draws are its own.
 double uniform(uint64_t seed, uint64_t place) {
     uint64_t z = seed + (place + 1) * 0x9e3779b97f4a7c15ull;
@@ -703,6 +776,7 @@ PUBLIC void decode_step(const Network* network, const int64_t* tokens, float* st
             rmsnorm(g.embed + (size_t)tokens[from + b] * g.D, nullptr, g.eps, g.D,
                     s.x + (size_t)b * g.D);
         float* own = state + (size_t)from * g.state_floats;
+        if (g.recent) add_context(g, s, tokens + from, rows, own);
         for (int i = 0; i < g.layers; i++)
             run_layer(g, g.layer[i], s, rows, own + (size_t)i * g.layer_floats);
         for (int b = 0; b < rows; b++)

@@ -5,7 +5,7 @@ here and there are compared by size when the library is loaded.
 """
 
 import ctypes
-from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,9 @@ class Network(ctypes.Structure):
         *((name, c_int32) for name in _NUMBERS),
         ("eps", c_float), ("head_eps", c_float), ("logw_min", c_float),
         ("state_floats", c_int32), ("layer_floats", c_int32), ("branch_norm", c_int32),
+        ("recent", c_int32), ("window", c_int32), ("ngram_max", c_int32), ("ngram_rows", c_int32),
+        ("part", c_int32), ("features", c_int32), ("looked_up", c_uint32), ("pad", c_uint32),
+        ("context", c_void_p), ("context_projection", Matrix),
         ("embed", c_void_p), ("final_norm", c_void_p), ("layer", POINTER(Layer)),
         ("head", Matrix),
     )  # fmt: skip
@@ -144,6 +147,10 @@ class Packed:
         self._later: list[tuple[Any, str, int]] = []
         for number, layer in enumerate(self.layers):
             self._fill(layer, f"blocks.{number}.", c, weights)
+        if model.context is not None:
+            self._vector(self.network, "context", model.context.table)
+            name, projection = "context.projection", model.context.projection.weight
+            self._matrix(self.network.context_projection, name, projection, weights)
         self._vector(self.network, "embed", model.embed.weight)
         self._vector(self.network, "final_norm", model.norm.weight)
         self._matrix(self.network.head, "head", model.head_weight, weights)
@@ -217,7 +224,7 @@ def layer_floats(c: HybridConfig) -> int:
 
 def state_floats(c: HybridConfig) -> int:
     """Numbers of one stream's state, up to a whole cache line."""
-    return -(-c.n_layers * layer_floats(c) // LANES) * LANES
+    return -(-(c.n_layers * layer_floats(c) + c.num_recent) // LANES) * LANES
 
 
 def _shape(c: HybridConfig) -> Network:
@@ -228,6 +235,10 @@ def _shape(c: HybridConfig) -> Network:
         eps=NORM_EPS, head_eps=HEAD_NORM_EPS, logw_min=c.logw_min,
         state_floats=state_floats(c), layer_floats=layer_floats(c),
         branch_norm=int((c.branch_norm or c.fusion == "HY") and c.pathways == "both"),
+        recent=c.num_recent, window=c.induction_window if c.induction_max else 0,
+        ngram_max=c.ngram_max, ngram_rows=c.ngram_rows, part=c.ngram_dim,
+        features=len(c.ngram_lengths) + len(c.induction_lengths),
+        looked_up=sum(1 << (length - 1) for length in c.induction_lengths),
     )  # fmt: skip
 
 
