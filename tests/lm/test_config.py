@@ -27,6 +27,8 @@ from twin.lm.errors import BadConfig
         ({"ngram_max": 2, "ngram_rows": 0}, "1 or more"),
         ({"induction_max": 33}, "Use 1 to 32, or 0"),
         ({"induction_max": 4, "induction_window": 0}, "1 or more"),
+        ({"induction_window": 2**40}, "1,048,576 or less"),
+        ({"induction_max": 4, "vocab_size": 2**24}, "smaller vocabulary"),
         ({"state_norm_groups": 5}, "does not divide"),
         ({"n_layer": 3}, "Did you mean `n_layers`"),
         ({"zzz": 3}, "Leave it out"),

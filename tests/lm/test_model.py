@@ -261,6 +261,15 @@ def test_remembered_tokens_stay_exact_in_a_network_of_bfloat16() -> None:
     assert state[-1].tolist() == [[3000.0, 2998.0, 2996.0]]
 
 
+@pytest.mark.parametrize("token", [31.0, -1.0, float("nan"), 1e30])
+def test_a_state_that_remembers_what_is_no_token_is_refused(token: float) -> None:
+    model = HybridLM(small(induction_max=3, induction_window=8), kernels="chunked", seed=1)
+    *others, recent = model.init_state(2)
+    recent[1, -1] = token
+    with pytest.raises(BadState, match="does not have"):
+        model(tokens(), (*others, recent))
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 6])
 def test_what_followed_is_looked_up_as_a_search_would_find_it(length: int) -> None:
     generator = torch.Generator().manual_seed(length)

@@ -23,6 +23,8 @@ MINGRU_GATES = 16
 SHIFT_RANK = 32
 """Rank of the data-dependent token shift, as in RWKV-6 up to 4,096 channels."""
 MOST_NGRAM = 16
+MOST_WINDOW = 2**20
+MOST_EXACT = 2**24
 INDUCTION_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 SHIFTED = 5
 """What RWKV-6 shifts separately: r, k, v, g and the decay."""
@@ -70,7 +72,7 @@ class HybridConfig:
     ngram_max: int = 0
     """Beside its own embedding a token brings those of the n-grams that end with it, of 2 tokens
     up to so many; 0: none. Tables cost hardly any time, so a network that is trained for minutes
-    learns more with half of its parameters in them."""
+    learns more with a quarter of its parameters in them."""
     ngram_rows: int = 8192
     """Embeddings of each length; n-grams share them by a hash (BLT, arXiv 2412.09871, sec. 3.2)."""
     ngram_dim: int = 32
@@ -144,6 +146,16 @@ class HybridConfig:
             raise BadConfig(
                 f"induction_max = {self.induction_max} is no length. Use 1 to "
                 f"{INDUCTION_LENGTHS[-1]}, or 0 for none."
+            )
+        if self.induction_window > MOST_WINDOW:
+            raise BadConfig(
+                f"induction_window = {self.induction_window:,}: every stream keeps so many tokens. "
+                f"Use {MOST_WINDOW:,} or less."
+            )
+        if self.num_recent and self.vocab_size >= MOST_EXACT:
+            raise BadConfig(
+                f"vocab_size = {self.vocab_size:,} with ngram_max or induction_max: a state keeps "
+                f"tokens as float32, exact below {MOST_EXACT:,}. Use a smaller vocabulary."
             )
         groups = self.state_norm_groups
         if groups < 0 or (groups and (self.d_model % groups or self.d_inner % groups)):

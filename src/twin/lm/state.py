@@ -97,6 +97,13 @@ def check(config: HybridConfig, state: State, batch_size: int) -> None:
                 f"`{part.name}` of layer {part.layer} has the shape {tuple(tensor.shape)}, "
                 f"but {wanted} is needed. Use the state with the model and batch that made it."
             )
+        if part.name == "recent":  # they become places in a table
+            known = (tensor >= 0) & (tensor <= config.vocab_size)
+            if not bool(known.all()):
+                raise BadState(
+                    "The state remembers tokens that this network does not have. Use the state "
+                    "with the model that made it, or start without it."
+                )
 
 
 def clone(state: State) -> State:

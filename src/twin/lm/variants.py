@@ -59,6 +59,7 @@ OPTIONS: dict[str, Callable[[HybridConfig], dict[str, Any]]] = {
     # One layer of attention, in the middle.
     "anchor": lambda c: {"attention_every": c.n_layers // 2 + 1},
     "ngrams": lambda c: {"ngram_max": 4},
+    "induction": lambda c: {"induction_max": 16},
     "pdrop": lambda c: {"pathway_dropout": 0.1},
     "raw": lambda c: {"branch_norm": False},
     "drop": lambda c: {"dropout": 0.1},
