@@ -185,7 +185,7 @@ def test_an_anchor_learns_to_look_up() -> None:
 
 def test_induction_is_told_what_to_look_up() -> None:
     model = train_on_mqar(
-        replace(TINY, induction_max=1), num_keys=(4,), steps=60, tokens=1024, seed=0
+        replace(TINY, induction_max=1), num_keys=(4,), steps=200, tokens=1024, seed=0
     )
     batch = mqar(num_keys=9, batch_size=64, vocab_size=20, seed=99)  # more than it learnt with
     assert mqar_accuracy(model, batch) > 0.9
