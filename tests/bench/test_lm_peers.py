@@ -23,6 +23,16 @@ def tokens(time: int, batch: int = 2) -> "torch.Tensor":
     return torch.randint(11, (batch, time), generator=torch.Generator().manual_seed(3))
 
 
+def in_parts(
+    model: Transformer, seen: "torch.Tensor", parts: list[int]
+) -> "tuple[torch.Tensor, tuple[torch.Tensor, ...]]":
+    state, said = model.init_state(2), []
+    for part in seen.split(parts, dim=1):
+        logits, state = model(part, state)
+        said.append(logits)
+    return torch.cat(said, 1), state
+
+
 @pytest.mark.parametrize("positions", ["learned", "rope"])
 def test_no_position_sees_what_comes_after_it(positions: str) -> None:
     model, seen = small(positions=positions), tokens(8)
@@ -37,12 +47,8 @@ def test_no_position_sees_what_comes_after_it(positions: str) -> None:
 def test_with_its_state_it_says_the_same_however_the_text_is_cut(parts: list[int]) -> None:
     model, seen = small(qk_norm=True), tokens(sum(parts))
     whole, _ = model(seen)
-    state, said, at = model.init_state(2), [], 0
-    for length in parts:
-        logits, state = model(seen[:, at : at + length], state)
-        said.append(logits)
-        at += length
-    torch.testing.assert_close(torch.cat(said, 1), whole, rtol=1e-5, atol=1e-6)
+    said, state = in_parts(model, seen, parts)
+    torch.testing.assert_close(said, whole, rtol=1e-5, atol=1e-6)
     assert all(kv.shape[3] <= SMALL.context for kv in state)
 
 
@@ -55,12 +61,7 @@ def test_so_does_one_with_the_hybrids_context_embedding(parts: list[int]) -> Non
     seen = tokens(sum(parts))
     whole, _ = model(seen)
     assert not torch.allclose(whole, small(qk_norm=True)(seen)[0])
-    state, said, at = model.init_state(2), [], 0
-    for length in parts:
-        logits, state = model(seen[:, at : at + length], state)
-        said.append(logits)
-        at += length
-    torch.testing.assert_close(torch.cat(said, 1), whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(in_parts(model, seen, parts)[0], whole, rtol=1e-5, atol=1e-6)
 
 
 def test_it_looks_back_no_further_than_its_context_in_one_layer() -> None:
