@@ -201,11 +201,12 @@ class Transformer(nn.Module):
             state = None
         past = state[0].shape[3] if state else 0
         x = self.embed(tokens_BT)
-        kept = []
+        recents: list[Tensor] = []
         if self.context is not None:
             state = state or self.init_state(len(tokens_BT))
             added, recent = self.context(tokens_BT, state[-1], self.products)
             x = F.rms_norm(x, x.shape[-1:]) + added.to(x.dtype)  # as the hybrid does
+            recents.append(recent)
         turn = None
         if self.position is None:
             head = self.config.d_model // self.config.n_heads
@@ -215,12 +216,11 @@ class Transformer(nn.Module):
                 raise ValueError(f"Learned positions end at {self.config.context}.")
             x = x + self.position.weight[past : past + time]
         x = F.dropout(x, self.config.dropout, self.training)
+        kept = []
         for at, block in enumerate(self.blocks):
             x, kv = block(x, state[at] if state else None, turn)
             kept.append(kv)
-        if self.context is not None:
-            kept.append(recent)
-        return self.norm(x), tuple(kept)
+        return self.norm(x), (*kept, *recents)
 
     def forward(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         x, state = self.hidden(tokens_BT, state)

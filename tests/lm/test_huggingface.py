@@ -248,6 +248,7 @@ def test_one_of_our_checkpoints_becomes_a_hugging_face_folder(tmp_path: Path) ->
     ids = words("abc", return_tensors="pt")["input_ids"]
     weights = again.model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert torch.equal(again(ids).logits, again.model(ids)[0])  # the wrapper adds nothing
     # Where the weights lie in memory can change the order of a sum.
     torch.testing.assert_close(again(ids).logits, model(ids)[0], rtol=1e-5, atol=1e-5)
 

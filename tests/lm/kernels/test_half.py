@@ -229,6 +229,8 @@ def test_precision_follows_the_machine_and_a_wish_that_it_lacks_is_refused(
     assert choose_precision(CPU) == "fp32"
     machine("avx512_fp16", "avx512_bf16")
     assert choose_precision(CPU) == "fp16"
+    machine("avx512_fp16")
+    assert choose_precision(CPU) == "fp16"
     assert choose_precision(CPU, has_half=False) == "fp32"
     assert choose_precision(torch.device("cuda")) == "bf16"
     assert compute_dtype(CPU) == torch.float32
