@@ -299,10 +299,11 @@ def cells(given: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     base = Recipe.from_dict({**RECIPE, "threads": given.threads, **given.budget})
     base = changed(base, dict(map(parse_setting, given.set)))
     own = dict(map(parse_setting, given.set_transformer))
+    hybrid = changed(changed(base, HYBRID), dict(map(parse_setting, given.set_hybrid)))
     recipes = {
-        "hybrid": changed(changed(base, HYBRID), dict(map(parse_setting, given.set_hybrid))),
+        "hybrid": hybrid,
         "transformer": changed(changed(base, TRANSFORMER), own),
-        INDUCED: changed(changed(base, HYBRID), own),
+        INDUCED: hybrid,
     }
     if given.quick:
         recipes = {model: changed(recipe, {"batch": 4}) for model, recipe in recipes.items()}

@@ -192,7 +192,8 @@ class Transformer(nn.Module):
         shape = (batch_size, 2, config.n_heads, 0, head)
         state = [self.embed.weight.new_zeros(shape) for _ in self.blocks]
         if self.context is not None:
-            state.append(self.embed.weight.new_zeros(batch_size, self.context.kept))
+            # Tokens as numbers: exact in float32, whatever the weights are.
+            state.append(torch.zeros(batch_size, self.context.kept))
         return tuple(state)
 
     def hidden(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -242,6 +243,8 @@ class Decoder:
         self, model: Transformer, *, context: int, kind: torch.dtype, batch: int = 1
     ) -> None:
         config = model.config
+        if model.context is not None:
+            raise ValueError("A context embedding is not decoded here. Use `forward`.")
         if config.positions == "learned" and context > config.context:
             raise ValueError(f"Learned positions end at {config.context}.")
         self.context, self.length = context, 0

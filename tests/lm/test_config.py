@@ -25,6 +25,7 @@ from twin.lm.errors import BadConfig
         ({"attention_positions": "rope", "attention_heads": 256}, "have an odd one"),
         ({"ngram_max": 1}, "Use 2 to 16, or 0"),
         ({"ngram_max": 2, "ngram_rows": 0}, "1 or more"),
+        ({"ngram_max": 2, "ngram_rows": 2**24 + 1}, "16,777,216 or less"),
         ({"induction_max": 33}, "Use 1 to 32, or 0"),
         ({"induction_max": 4, "induction_window": 0}, "1 or more"),
         ({"induction_window": 2**40}, "1,048,576 or less"),

@@ -1,4 +1,4 @@
-"""Does each pathway matter, and is the signal healthy?"""
+"""Does each part matter, and is the signal healthy?"""
 
 import math
 from dataclasses import replace
@@ -53,15 +53,36 @@ def test_a_silent_pathway_costs_nothing_and_a_used_one_does() -> None:
         nn.init.zeros_(block(model, layer).rwkv.out_proj.weight)
         nn.init.normal_(block(model, layer).mamba.out_proj.weight, std=1.0)
     found = ablation(model, tokens())
-    assert found.without_rwkv == found.loss
-    assert found.without_mamba is not None
-    assert abs(found.without_mamba - found.loss) > 0.001
+    assert found.without["rwkv"] == found.loss
+    assert abs(found.without["mamba"] - found.loss) > 0.001
+
+
+@pytest.mark.parametrize("part", ["attention", "ngrams", "induction"])
+def test_what_a_silent_part_is_worth_is_what_its_zeros_cost(part: str) -> None:
+    model = tiny(
+        attention_every=2, attention_heads=2, ngram_max=3, ngram_rows=64, ngram_dim=8,
+        induction_max=2, vocab_size=4,
+    )  # fmt: skip
+    seen = tokens() % 4  # short sequences come back
+    nn.init.normal_(model.embed.weight, std=0.1)
+    found = ablation(model, seen)
+    assert list(found.without) == ["rwkv", "mamba", "attention", "ngrams", "induction"]
+    with torch.no_grad():
+        if part == "attention":
+            for own in model.blocks:
+                if own.attention is not None:
+                    own.attention.out_proj.weight.zero_()
+        else:
+            places = {"induction": (0, 2), "ngrams": (1, 3)}[part]  # 1: i; 2: n, i; 3: n
+            model.context.projection.weight.view(32, 4, 8)[:, places] = 0
+    assert mean_loss(model, seen) == pytest.approx(found.without[part], abs=1e-6)
+    assert abs(found.without[part] - found.loss) > 1e-5
 
 
 def test_a_network_of_one_pathway_has_nothing_to_ablate() -> None:
     model = tiny(pathways="rwkv")
     found = ablation(model, tokens())
-    assert (found.without_rwkv, found.without_mamba) == (None, None)
+    assert found.without == {}
     assert gradients(model, tokens()).overall is None
     assert all(one.rwkv_norm is None for one in layer_readings(model, tokens()))
 
@@ -148,7 +169,7 @@ def test_a_pathway_without_gradient_has_ratio_zero() -> None:
 
 
 def test_looking_changes_nothing() -> None:
-    model = tiny(dropout=0.2).train()
+    model = tiny(dropout=0.2, ngram_max=2, ngram_rows=64).train()
     block(model).ablate = "mamba"
     model.embed.weight.grad = torch.ones_like(model.embed.weight)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -156,6 +177,7 @@ def test_looking_changes_nothing() -> None:
         look(model, tokens())
     assert model.training
     assert [one.ablate for one in model.blocks] == ["mamba", None]
+    assert model.context.ablate is None
     assert all(one.tap is None for one in model.blocks)
     assert torch.equal(model.embed.weight.grad, torch.ones_like(model.embed.weight))
     assert all(other.grad is None for other in model.blocks.parameters())

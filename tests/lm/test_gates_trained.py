@@ -122,7 +122,7 @@ def test_states_and_pathways_are_not_judged_before_a_hundred_steps() -> None:
     assert "after 100" in frozen[0].sentence
 
 
-WORTH = Ablation(loss=1.5, without_rwkv=2.0, without_mamba=2.0)
+WORTH = Ablation(loss=1.5, without={"rwkv": 2.0, "mamba": 2.0})
 
 
 def pathways(*ratios: float) -> Gradients:
@@ -160,16 +160,19 @@ def test_a_pathway_that_adds_nothing_fails(norm: float, grade: str, dying: str) 
     assert dying in verdict.sentence
 
 
-def test_a_pathway_the_loss_does_not_need_is_warned_of() -> None:
-    worth = Ablation(loss=1.5, without_rwkv=1.501, without_mamba=math.nan)
+def test_a_part_the_loss_does_not_need_is_warned_of() -> None:
+    worth = Ablation(loss=1.5, without={"rwkv": 1.501, "mamba": math.nan, "induction": 1.6})
     found = grades(g4(pathways(1.0), [layer()], worth, steps=100))
     assert (found["worth of rwkv"], found["worth of mamba"]) == ("warn", "fail")
+    assert found["worth of induction"] == "pass"
 
 
-def test_a_network_of_one_pathway_has_no_ratio() -> None:
+def test_a_network_of_one_pathway_has_no_ratio_but_its_other_parts_are_judged() -> None:
     pure = Gradients(loss=1.5, norm=1.0, layers=(), overall=None)
-    worth = Ablation(loss=1.5, without_rwkv=None, without_mamba=None)
-    assert grades(g4(pure, [layer()], worth, steps=1000)) == {"gradient ratio": "not yet"}
+    worth = Ablation(loss=1.5, without={"attention": 1.501})
+    early = grades(g4(pure, [layer()], worth, steps=99))
+    assert early == {"gradient ratio": "not yet"}
+    assert grades(g4(pure, [layer()], worth, steps=100)) == early | {"worth of attention": "warn"}
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,12 @@ def network(**options: Any) -> HybridLM:
     return model
 
 
-@pytest.fixture(scope="module")
-def model() -> HybridLM:
-    return network()
+CONTEXT = {"ngram_max": 3, "ngram_rows": 40, "induction_max": 3, "induction_window": 8}
+
+
+@pytest.fixture(scope="module", params=[{}, CONTEXT], ids=["plain", "context"])
+def model(request: pytest.FixtureRequest) -> HybridLM:
+    return network(**request.param)
 
 
 @pytest.fixture(scope="module")

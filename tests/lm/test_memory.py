@@ -28,6 +28,11 @@ def test_a_model_that_does_not_fit_at_all_is_refused_with_a_smaller_one() -> Non
         foresee(preset("125M"), 16, 256, available=GIB)
 
 
+def test_long_memories_of_tokens_need_more() -> None:
+    long = preset("3.5M", induction_max=2, induction_window=2**20)
+    assert training_bytes(long, 16, 256) > training_bytes(SMALL, 16, 256) + GIB // 2
+
+
 def test_what_is_free_is_known_or_nothing_is_refused() -> None:
     found = available_bytes()
     assert found is None or found > 0

@@ -254,6 +254,20 @@ def test_the_rows_of_a_large_vocabulary_stay_inside_the_tables() -> None:
     assert all(500 < len(of_length.unique()) < 800 for of_length in rows)
 
 
+def test_n_grams_that_a_short_hash_would_take_for_one_another_are_told_apart() -> None:
+    """Thue and Morse's sequence and its complement: every hash of few bits that is a polynomial in
+    an odd base gives both the same value."""
+    signs = [bin(place).count("1") % 2 for place in range(32)]
+    first, second = ([99 + 2 * (sign ^ flip) for sign in signs] for flip in (0, 1))
+    layer = ContextEmbedding(small(vocab_size=256, induction_max=32, induction_window=200))
+    text = torch.tensor([[1, *first, 7, 2, *second, 3]]) + 1
+    *_, longest = layer._rows(text, text.shape[1])
+    assert longest.unique().tolist() == [layer.start]
+    again = torch.tensor([[1, *first, 7, 2, *first, 3]]) + 1
+    *_, longest = layer._rows(again, again.shape[1])
+    assert longest[0, -2] == layer.start + 8
+
+
 def test_remembered_tokens_stay_exact_in_a_network_of_bfloat16() -> None:
     model = HybridLM(small(vocab_size=3000, ngram_max=4), kernels="chunked", seed=1).bfloat16()
     with torch.no_grad():
@@ -278,9 +292,15 @@ def test_what_followed_is_looked_up_as_a_search_would_find_it(length: int) -> No
     codes = sum(
         torch.nn.functional.pad(seen, (back, 0))[:, :80] * 5**back for back in range(length)
     )
-    found = followers(seen, torch.as_tensor(codes), length, window=20)
+    codes = torch.as_tensor(codes)
+    whole = torch.nn.functional.pad(seen, (length - 1, 0))[:, :80] != 0
+    found = followers(seen, codes, whole, window=20, time=80)
     for row, text in zip(found.tolist(), seen.tolist(), strict=True):
         assert row == [_followed(text, end, length, window=20) for end in range(80)]
+    assert torch.equal(followers(seen, codes, whole, window=20, time=7), found[:, -7:])
+    for end in range(1, 81):
+        last = followers(seen[:, :end], codes[:, :end], whole[:, :end], window=20, time=1)
+        assert torch.equal(last, found[:, end - 1 : end])
 
 
 def _followed(text: list[int], end: int, length: int, window: int) -> int:

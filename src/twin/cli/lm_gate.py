@@ -59,8 +59,8 @@ def command(door: Door, /, checkpoint: str, as_json: bool, html: Path | None, **
 
     CHECKPOINT is a model's name (`twin lm list`) or its folder. After building: G0 control tokens
     and kernels, G1 the forward pass. Before training also G2, the first predictions. Before a long
-    run also G3 loss and gradients, G3.5 the states, G4 both pathways. Before scaling up also G3.6
-    and G5.
+    run also G3 loss and gradients, G3.5 the states, G4 both pathways and what each part is worth.
+    Before scaling up also G3.6 and G5.
 
     Exit code 1 if a gate fails.
 

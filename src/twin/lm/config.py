@@ -24,6 +24,7 @@ SHIFT_RANK = 32
 """Rank of the data-dependent token shift, as in RWKV-6 up to 4,096 channels."""
 MOST_NGRAM = 16
 MOST_WINDOW = 2**20
+MOST_ROWS = 2**24
 MOST_EXACT = 2**24
 INDUCTION_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 SHIFTED = 5
@@ -151,6 +152,11 @@ class HybridConfig:
             raise BadConfig(
                 f"induction_window = {self.induction_window:,}: every stream keeps so many tokens. "
                 f"Use {MOST_WINDOW:,} or less."
+            )
+        if self.ngram_rows > MOST_ROWS:
+            raise BadConfig(
+                f"ngram_rows = {self.ngram_rows:,} for each length are more than can be told "
+                f"apart. Use {MOST_ROWS:,} or less."
             )
         if self.num_recent and self.vocab_size >= MOST_EXACT:
             raise BadConfig(

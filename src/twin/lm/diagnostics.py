@@ -1,4 +1,4 @@
-"""Does each pathway matter, and is the signal healthy? Figures from a model and some text.
+"""Does each part matter, and is the signal healthy? Figures from a model and some text.
 
 Owns measuring; `gates` owns what is good. Nothing here changes the model: modes, taps, ablations
 and gradients are put back. Tokens are (B, T+1): T inputs and the T tokens that follow them; losses
@@ -8,7 +8,7 @@ Shapes: B streams, T time, D width. r and m are the outputs of the RWKV and the 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twin.lm.fusion import ChannelGains, Projected, Residual, WeightedSum
+from twin.lm.layers import ContextEmbedding
 from twin.lm.model import Block, HybridLM
 from twin.lm.state import State
 
@@ -27,11 +28,11 @@ SATURATED = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ablation:
-    """Loss with everything, and with one pathway silent in every block; None where it has none."""
+    """What the loss is, and what it would be without one of the network's parts."""
 
     loss: float
-    without_rwkv: float | None
-    without_mamba: float | None
+    without: Mapping[str, float]
+    """By the part that is silent (see `parts`), in every block that has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,18 +100,24 @@ def mean_loss(model: HybridLM, tokens_BT: Tensor, state: State | None = None) ->
         return float(_losses_BT(model, tokens_BT, state)[0].mean())
 
 
+def parts(model: HybridLM) -> tuple[str, ...]:
+    """What can be silent and leave a network: each of two pathways, the attention anchors, and what
+    the context embedding adds of n-grams and by induction."""
+    found = ["rwkv", "mamba"] if model.config.pathways == "both" else []
+    if any(block.attention is not None for block in _blocks(model)):
+        found.append("attention")
+    if model.context is not None:
+        found += sorted(set(model.context.kinds), reverse=True)
+    return tuple(found)
+
+
 def ablation(model: HybridLM, tokens_BT: Tensor) -> Ablation:
-    """How much worse it gets without each pathway: what training has made it depend on."""
-    without: dict[str, float | None] = {"rwkv": None, "mamba": None}
-    if model.config.pathways == "both":
-        for name in without:
-            with _ablated(model, name):
-                without[name] = mean_loss(model, tokens_BT)
-    return Ablation(
-        loss=mean_loss(model, tokens_BT),
-        without_rwkv=without["rwkv"],
-        without_mamba=without["mamba"],
-    )
+    """How much worse it gets without each part: what training has made it depend on."""
+    without = {}
+    for part in parts(model):
+        with _ablated(model, part):
+            without[part] = mean_loss(model, tokens_BT)
+    return Ablation(loss=mean_loss(model, tokens_BT), without=without)
 
 
 def layer_readings(model: HybridLM, tokens_BT: Tensor) -> tuple[LayerReading, ...]:
@@ -286,16 +293,18 @@ def _evaluating(model: HybridLM) -> Iterator[None]:
 
 
 @contextmanager
-def _ablated(model: HybridLM, pathway: str) -> Iterator[None]:
-    blocks = _blocks(model)
-    before = [block.ablate for block in blocks]
+def _ablated(model: HybridLM, part: str) -> Iterator[None]:
+    places: list[Block | ContextEmbedding] = [*_blocks(model)]
+    if model.context is not None:
+        places.append(model.context)
+    before = [place.ablate for place in places]
     try:
-        for block in blocks:
-            block.ablate = pathway
+        for place in places:
+            place.ablate = part
         yield
     finally:
-        for block, value in zip(blocks, before, strict=True):
-            block.ablate = value
+        for place, value in zip(places, before, strict=True):
+            place.ablate = value
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from twin.lm.recall_training import RecallPoint
 from twin.lm.report import Plot, Table
 from twin.lm.state_health import EVERY, StateReading
 
+_NAMES = {"rwkv": "RWKV", "mamba": "Mamba", "ngrams": "n-grams"}
 _MAX_POINTS = 400
 """Of a drawn line; a long run's metrics would make a page of megabytes."""
 
@@ -142,7 +143,7 @@ def recall_plot(points: Sequence[RecallPoint]) -> Plot:
         title="Many keys and values (MQAR)",
         svg=plots.lines("Many keys and values", series, x="keys", y="accuracy", log_x=True),
         note="Small networks trained on the task alone, equally long: what a fixed state holds, "
-        "and what one layer of attention adds.",
+        "and what one layer of attention, or induction, adds.",
     )
 
 
@@ -184,10 +185,7 @@ def state_table(states: Sequence[StateReading]) -> Table:
 def worth_table(worth: Ablation, contexts: Sequence[tuple[int, float]]) -> Table:
     """Losses with parts taken away."""
     rows: list[tuple[object, ...]] = [("everything", worth.loss)]
-    if worth.without_rwkv is not None:
-        rows.append(("without RWKV", worth.without_rwkv))
-    if worth.without_mamba is not None:
-        rows.append(("without Mamba", worth.without_mamba))
+    rows += [(f"without {_NAMES.get(part, part)}", loss) for part, loss in worth.without.items()]
     rows += [(f"the same 64 tokens after {context:,} others", loss) for context, loss in contexts]
     return Table(title="What it depends on", columns=("with", "nats per token"), rows=tuple(rows))
 

@@ -10,7 +10,7 @@ states, are judged after WARM_UP steps; before, the verdict is `not yet`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from twin.lm.diagnostics import Ablation, Gradients, LayerReading
@@ -35,7 +35,7 @@ _RATIO = Band(pass_from=0.3, pass_to=3.0, warn_from=0.1, warn_to=10.0,
               unit="L2 of RWKV's gradients over Mamba's")  # fmt: skip
 _SHARE = Band(pass_from=0.05, pass_to=0.95, warn_from=0.005, warn_to=0.995,
               unit="RWKV's part of what both add")  # fmt: skip
-_WORTH = Band(pass_from=0.005, unit="nats lost without the pathway")
+_WORTH = Band(pass_from=0.005, unit="nats lost without it")
 _AGAINST = Band(pass_to=1.2, warn_to=1.2, unit="our loss over theirs")
 
 
@@ -197,7 +197,8 @@ def g4(
     *,
     steps: int,
 ) -> tuple[Verdict, ...]:
-    """Both pathways learn and both are used. See `diagnostics.GradientReading` for the ratio."""
+    """Both pathways learn, and every part is used. See `diagnostics.GradientReading` for the
+    ratio."""
     bands = f"{_RATIO}; judged from step {WARM_UP} on"
     if gradients.overall is None:
         return (
@@ -207,6 +208,7 @@ def g4(
                 bands,
                 "This network has one pathway; there is nothing to compare.",
             ),
+            *(_worths(worth) if steps >= WARM_UP else ()),
         )
     if steps < WARM_UP:
         return (_not_yet("G4", "gradient ratio", bands, _too_early(steps)),)
@@ -235,17 +237,19 @@ def g4(
             said = f"{'RWKV' if not share > 0.5 else 'Mamba'} adds next to nothing: it is dying."
         found.append(Verdict(gate="G4", check="contribution", grade=grade, value=share,
                              thresholds=str(_SHARE), sentence=said))  # fmt: skip
-    for name, without in (("rwkv", worth.without_rwkv), ("mamba", worth.without_mamba)):
-        if without is None:
-            continue
+    return (*found, *_worths(worth))
+
+
+def _worths(worth: Ablation) -> Iterator[Verdict]:
+    """What the loss would be without each part."""
+    for name, without in worth.without.items():
         lost = without - worth.loss
         grade = _WORTH.grade(lost) if math.isfinite(lost) else "fail"
         said = "It matters." if grade == "pass" else (
             f"The loss hardly changes when {name} is silent: the network does not use it."
         )  # fmt: skip
-        found.append(Verdict(gate="G4", check=f"worth of {name}", grade=grade, value=lost,
-                             thresholds=str(_WORTH), sentence=said))  # fmt: skip
-    return tuple(found)
+        yield Verdict(gate="G4", check=f"worth of {name}", grade=grade, value=lost,
+                      thresholds=str(_WORTH), sentence=said)  # fmt: skip
 
 
 def g5(loss: float, target: float) -> Verdict:

@@ -20,7 +20,11 @@ ROPE_BASE = 10_000.0
 CONTEXT_STD = 0.1
 """Of the table at the start; the token's own embedding enters the stream at unit size."""
 HASH_STEP, HASH_MIX, HASH_MASK = 0x9E3779B1, 0x2C1B3C6D, 2**31 - 1
-"""Odd multipliers (2^32 / golden ratio; lowbias32), in 31 bits: no product leaves int64."""
+"""Odd multipliers (2^32 / golden ratio; one of hash-prospector's), in 31 bits: no product leaves
+int64."""
+CODE_STEP, CODE_MASK = 0x5851F42D4C957F2D, 2**63 - 1
+"""Knuth's MMIX multiplier, for codes that stand for their n-grams: products wrap around, and two
+of the 63-bit codes in a window are equal by chance in one of 10^10 windows."""
 IN_GAIN = 0.5
 """Standard deviation of input projections times sqrt(fan in)."""
 
@@ -196,8 +200,16 @@ class ContextEmbedding(nn.Module):
             num_rows += config.vocab_size + 1
         self.table = nn.Parameter(torch.empty(num_rows, config.ngram_dim))
         nn.init.normal_(self.table, std=CONTEXT_STD)
-        features = len(self.lengths) + len(self.looked_up)
-        self.projection = projection(features * config.ngram_dim, config.d_model, 1.0)
+        self.kinds = tuple(
+            kind
+            for length in range(1, max((*self.lengths, *self.looked_up)) + 1)
+            for kind, lengths in (("ngrams", self.lengths), ("induction", self.looked_up))
+            if length in lengths
+        )
+        """What each feature is, in the order in which they are projected."""
+        self.projection = projection(len(self.kinds) * config.ngram_dim, config.d_model, 1.0)
+        self.ablate: str | None = None
+        """A kind that says nothing, to see what it is worth."""
 
     def forward(
         self, tokens_BT: Tensor, recent_BN: Tensor, kernels: Kernels
@@ -213,39 +225,47 @@ class ContextEmbedding(nn.Module):
         began = int((seen_BS != 0).any(dim=0).to(torch.int8).argmax())
         seen_BS = seen_BS[:, began:]  # nobody's: a fresh stream has nothing to look through
         rows = torch.stack(list(self._rows(seen_BS, time)), dim=-1)
-        found_BTE = F.embedding(rows, self.table).flatten(-2)
-        return kernels.linear(found_BTE, self.projection.weight), kept_BN
+        found_BTFE = F.embedding(rows, self.table)
+        if self.ablate in self.kinds:
+            said = [kind != self.ablate for kind in self.kinds]
+            found_BTFE = found_BTFE * found_BTFE.new_tensor(said)[:, None]
+        return kernels.linear(found_BTFE.flatten(-2), self.projection.weight), kept_BN
 
     def _rows(self, seen_BS: Tensor, time: int) -> Iterator[Tensor]:
-        """(B, T) for each feature: the row of the table."""
-        code_BS = seen_BS
+        """(B, T) for each feature of `kinds`: the row of the table."""
+        hash_BS = code_BS = first_BS = seen_BS
         for length in range(1, max((*self.lengths, *self.looked_up)) + 1):
             if length > 1:
-                before = F.pad(seen_BS, (length - 1, 0))[:, : seen_BS.shape[1]]
-                code_BS = (code_BS * HASH_STEP + before) & HASH_MASK
+                first_BS = F.pad(seen_BS, (length - 1, 0))[:, : seen_BS.shape[1]]
+                hash_BS = (hash_BS * HASH_STEP + first_BS) & HASH_MASK
+                code_BS = (code_BS * CODE_STEP + first_BS) & CODE_MASK
             if length in self.lengths:
-                code = code_BS[:, -time:]
-                mixed = ((code ^ (code >> 15)) * HASH_MIX) & HASH_MASK
+                found = hash_BS[:, -time:]
+                mixed = ((found ^ (found >> 15)) * HASH_MIX) & HASH_MASK
                 yield (mixed ^ (mixed >> 13)) % self.rows + (length - 2) * self.rows
             if length in self.looked_up:
-                yield self.start + followers(seen_BS, code_BS, length, self.window)[:, -time:]
+                found = followers(seen_BS, code_BS, first_BS != 0, window=self.window, time=time)
+                yield self.start + found
 
 
-def followers(seen_BS: Tensor, code_BS: Tensor, length: int, window: int) -> Tensor:
-    """For each place the token (plus 1) that followed the nearest earlier place with the same code,
-    at most `window` back; 0 where there is none, or fewer than `length` tokens."""
-    size = seen_BS.shape[1]
-    whole = F.pad(seen_BS, (length - 1, 0))[:, :size] != 0
+def followers(
+    seen_BS: Tensor, code_BS: Tensor, is_whole_BS: Tensor, *, window: int, time: int
+) -> Tensor:
+    """For each of the last `time` places the token (plus 1) that followed the nearest earlier place
+    with the same code, at most `window` back; 0 where there is none, or its n-gram is not whole."""
+    places = torch.arange(seen_BS.shape[1], device=seen_BS.device)
     # An n-gram that is cut off at the start is like no other.
-    places = torch.arange(size, device=seen_BS.device)
-    code = torch.where(whole, code_BS, -1 - places)
-    ordered, order = code.sort(dim=1, stable=True)
-    same = ordered[:, 1:] == ordered[:, :-1]
-    earlier = torch.where(same, order[:, :-1], size)
-    found = torch.full_like(order, size).scatter(1, order[:, 1:], earlier)
-    near = found >= places - window
-    after = seen_BS.gather(1, (found + 1).clamp(max=size - 1))
-    return torch.where(near & (found < size), after, 0)
+    code_BS = torch.where(is_whole_BS, code_BS, -1 - places)
+    if time == 1:  # to search for one is less work than to sort all
+        is_same = code_BS == code_BS[:, -1:]
+        is_same[:, -1] = False
+        found = torch.where(is_same, places, -1).amax(dim=1, keepdim=True)
+    else:
+        ordered, order = code_BS.sort(dim=1, stable=True)
+        earlier = torch.where(ordered[:, 1:] == ordered[:, :-1], order[:, :-1], -1)
+        found = torch.full_like(order, -1).scatter(1, order[:, 1:], earlier)[:, -time:]
+    is_near = (found >= 0) & (found >= places[-time:] - window)
+    return torch.where(is_near, seen_BS.gather(1, found + 1), 0)
 
 
 class FeedForward(nn.Module):

@@ -52,7 +52,7 @@ class Block(nn.Module):
             for _ in range((2 + (self.attention is not None)) if config.residual_gamma else 0)
         )
         self.ablate: str | None = None
-        """`rwkv` or `mamba`: that branch says nothing, to see what it is worth."""
+        """`rwkv`, `mamba` or `attention`: that branch says nothing, to see what it is worth."""
         self.tap: dict[str, Tensor] | None = None
         """A dict here is filled with `r`, `m`, `gate`, `x_in`, `x_out`, all (B, T, D)."""
 
@@ -72,7 +72,7 @@ class Block(nn.Module):
             assert self.norm_attention is not None
             x, h = kernels.add_norm(x, y, self.norm_attention.weight, dropout=drop, seed=seed + 1)
             y, cache = self.attention(h, next(taken), kernels)
-            y = self._scaled(y, 2)
+            y = torch.zeros_like(y) if self.ablate == "attention" else self._scaled(y, 2)
             new.append(cache)
         x, h = kernels.add_norm(x, y, self.norm2.weight, dropout=drop, seed=seed + 2)
         y = self._scaled(self.ffn(h, kernels), 1)

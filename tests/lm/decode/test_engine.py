@@ -45,6 +45,8 @@ UNKNOWN: dict[str, dict[str, Any]] = {
     "grouped state norm": {"state_norm_groups": 4},
     "head_dim no multiple of 16": {"head_dim": 8},
 }
+CONTEXT = {"ngram_max": 3, "ngram_rows": 50, "ngram_dim": 12, "induction_max": 4, "vocab_size": 8}
+SHAPES = pytest.mark.parametrize("options", [{}, CONTEXT], ids=["plain", "context"])
 LENGTH = 24
 
 
@@ -86,7 +88,7 @@ def test_float32_steps_equal_the_models_forward_pass(options: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8"])
-@pytest.mark.parametrize("options", [{}, {"fusion": "CP"}, {"fusion": "HGF"}])
+@pytest.mark.parametrize("options", [{}, {"fusion": "CP"}, {"fusion": "HGF"}, CONTEXT])
 def test_smaller_weights_stay_near_and_say_what_became_of_each_matrix(
     weights: Any, options: dict[str, Any]
 ) -> None:
@@ -102,9 +104,12 @@ def test_smaller_weights_stay_near_and_say_what_became_of_each_matrix(
     assert engine.weight_bytes < Engine(model, weights="fp32").weight_bytes
 
 
+@SHAPES
 @pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
-def test_a_streams_numbers_do_not_depend_on_the_rest_of_the_batch(weights: Any) -> None:
-    model = model_of()
+def test_a_streams_numbers_do_not_depend_on_the_rest_of_the_batch(
+    weights: Any, options: dict[str, Any]
+) -> None:
+    model = model_of(**options)
     engine = Engine(model, weights=weights)
     tokens = tokens_of(model, 70)  # more than are worked on together
     together = read(engine, tokens, engine.init_state(70))
@@ -144,8 +149,9 @@ def test_more_heads_than_the_native_code_has_room_for_are_torchs(
     assert "more than 3 Mamba heads" in Engine(model).fallback
 
 
-def test_threads_change_nothing() -> None:
-    model = model_of()
+@SHAPES
+def test_threads_change_nothing(options: dict[str, Any]) -> None:
+    model = model_of(**options)
     tokens = tokens_of(model, 5, 6)
     one, three = Engine(model, weights="fp32"), Engine(model, weights="fp32", threads=3)
     assert np.array_equal(
@@ -158,8 +164,9 @@ def test_threads_change_nothing() -> None:
     assert np.array_equal(ours, theirs)
 
 
-def test_greedy_decoding_equals_torchs() -> None:
-    model = model_of()
+@SHAPES
+def test_greedy_decoding_equals_torchs(options: dict[str, Any]) -> None:
+    model = model_of(**options)
     engine = Engine(model, weights="fp32")
     found = engine.run([1, 7], engine.init_state(2), 40)
     with torch.no_grad():
@@ -170,10 +177,11 @@ def test_greedy_decoding_equals_torchs() -> None:
             assert current.tolist() == found[:, t].tolist()
 
 
-def test_draws_in_the_native_loop_equal_those_outside() -> None:
+@SHAPES
+def test_draws_in_the_native_loop_equal_those_outside(options: dict[str, Any]) -> None:
     from twin.lm.sampling import draw, uniform
 
-    model = model_of()
+    model = model_of(**options)
     engine = Engine(model, weights="int8")
     found = engine.run([5], engine.init_state(1), 30, temperature=0.9, seeds=[11], place=4)
     state, current = engine.init_state(1), 5
@@ -183,9 +191,12 @@ def test_draws_in_the_native_loop_equal_those_outside() -> None:
         assert current == found[0, t]
 
 
+@SHAPES
 @pytest.mark.parametrize("length", [1, 30, 100])
-def test_a_prompt_read_at_once_leaves_the_state_of_one_read_by_tokens(length: int) -> None:
-    model = model_of()
+def test_a_prompt_read_at_once_leaves_the_state_of_one_read_by_tokens(
+    length: int, options: dict[str, Any]
+) -> None:
+    model = model_of(**options)
     engine = Engine(model, weights="fp32")
     tokens = tokens_of(model, 1, length)
     by_tokens, at_once = engine.init_state(1), engine.init_state(1)
@@ -255,10 +266,14 @@ def test_what_the_native_code_does_not_know_is_decoded_by_torch_which_is_said(
     assert engine.run([1], engine.init_state(1), 3, temperature=1.0).shape == (1, 3)
 
 
-def test_a_silenced_pathway_is_decoded_by_torch() -> None:
-    model = model_of()
+def test_a_silenced_part_is_decoded_by_torch() -> None:
+    model = model_of(ngram_max=2, ngram_rows=64, ngram_dim=16)
     model.blocks[1].ablate = "rwkv"
-    assert Engine(model).fallback == "a silenced pathway"
+    assert Engine(model).fallback == "a silenced part"
+    model.blocks[1].ablate, model.context.ablate = None, "ngrams"
+    assert Engine(model).fallback == "a silenced part"
+    model.context.ablate = None
+    assert Engine(model).fallback == ""
 
 
 def test_without_a_compiler_torch_decodes_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

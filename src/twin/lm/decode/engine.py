@@ -75,7 +75,7 @@ class Engine:
 
     @property
     def weight_bytes(self) -> int:
-        """What one token of one stream must read."""
+        """What the weights take; a token of one stream reads all but the tables of n-grams."""
         if self._packed is not None:
             return self._packed.num_bytes
         return sum(p.numel() * p.element_size() for p in self.model.parameters())

@@ -95,7 +95,7 @@ def why_not(model: "HybridLM") -> str:
         f"{', '.join(odd)} no multiple of {LANES}": bool(odd),
         f"head_dim over {MAX_HEAD_DIM}": c.head_dim > MAX_HEAD_DIM,
         f"more than {MAX_MAMBA_HEADS} Mamba heads": c.has_mamba and c.mamba_heads > MAX_MAMBA_HEADS,
-        "a silenced pathway": any(block.ablate for block in model.blocks),
+        "a silenced part": any(one.ablate for one in (*model.blocks, model.context) if one),
     }
     return next((fault for fault, is_so in faults.items() if is_so), "")
 
