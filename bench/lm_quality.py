@@ -1,7 +1,7 @@
 """Loss on held-out text after a fixed budget: the hybrid against a transformer of equal size.
 
     python bench/lm_quality.py TEXT --work FOLDER           <= 5M parameters, 10 minutes
-    python bench/lm_quality.py TEXT --work FOLDER --long    <= 11M, 60 minutes
+    python bench/lm_quality.py TEXT --work FOLDER --long    <= 11M, 60 minutes, teachers included
     python bench/lm_quality.py TEXT --work FOLDER --spec    97 symbols, 5,000 steps of 64 x 64, 3.5M
     python bench/lm_quality.py TEXT --quick
 
@@ -47,9 +47,11 @@ HYBRID: dict[str, dict[str, Any]] = {
         "time_budget_s": 600.0,
     },
     "long": {
-        "preset": "8M",
-        "model": {"dropout": 0.15},
+        "preset": "5M",
+        "model": {"dropout": 0.05},
         "order": "windows",
+        "weight_decay": 0.2,
+        "teaching": 0.9,
         "time_budget_s": 3600.0,
     },
     "spec": {
@@ -63,11 +65,23 @@ HYBRID: dict[str, dict[str, Any]] = {
     },
 }
 """What differs from the recipe's defaults."""
+TEACHERS: dict[str, dict[str, Any]] = {
+    "long": {
+        "preset": "5M",
+        "model": {"d_model": 192, "dropout": 0.05},
+        "order": "windows",
+        "weight_decay": 0.2,
+    },
+}
+"""Whom the hybrid learns from beside the text, in the same budget: on a million characters an hour
+is forty times through the text, and a network alone learns it by heart."""
+NUM_TEACHERS, TEACHERS_SHARE = 3, 1 / 8
+"""And of the budget for each of them."""
 UNDISTURBED: dict[str, Any] = {"validate_every_s": -1.0, "stop_early": False}
 """Validations on the way would be on the clock, and a stopped run has had another budget."""
 TRANSFORMER: dict[str, dict[str, Any]] = {
     "short": {"batch": 8, "order": "windows", "model": {"dropout": 0.05}},
-    "long": {"batch": 8, "order": "windows", "model": {"dropout": 0.15}},
+    "long": {"preset": "8M", "batch": 8, "order": "windows", "model": {"dropout": 0.15}},
     "spec": {},
 }
 """What differs from the hybrid's recipe; `shape` below is the network's own."""
@@ -105,7 +119,7 @@ def trained(spec: dict[str, Any]) -> dict[str, Any]:
     folder = Path(spec["folder"])
     source = TextFiles(paths=[spec["text"]])
     corpus = prepare(source, wanted, folder.parent / "corpus", held_out=recipe.held_out)
-    if spec["model"] == "hybrid":
+    if spec["model"] != "transformer":
         run = Run(recipe, corpus, folder)
     else:
         from lm_peers.training import TransformerRun
@@ -169,15 +183,39 @@ def cells(given: argparse.Namespace) -> list[dict[str, Any]]:
     found = []
     for seed in range(given.seeds):
         for model in given.models:
-            recipe = changed(recipes[model], {"seed": seed}).to_dict()
-            cell = {"setting": given.setting, "model": model, "recipe": recipe,
-                    "text": str(given.text), "num_bytes": given.text.stat().st_size}  # fmt: skip
+            recipe, taught_by = changed(recipes[model], {"seed": seed}), []
+            if model == "hybrid" and given.setting in TEACHERS:
+                each_s = TEACHERS_SHARE * recipe.time_budget_s
+                left_s = recipe.time_budget_s - NUM_TEACHERS * each_s
+                recipe = changed(recipe, {"time_budget_s": left_s})
+                taught_by = teachers(given, seed, each_s)
+            found += taught_by
+            cell = {"setting": given.setting, "model": model, "recipe": recipe.to_dict(),
+                    "teachers": [_folder(one) for one in taught_by]}  # fmt: skip
             if model == "transformer":
                 cell["shape"] = shape
-            told = json.dumps(cell, sort_keys=True).encode()
-            cell["key"] = hashlib.sha256(told).hexdigest()[:16]
-            found.append(cell)
+            found.append(_keyed(given, cell))
     return found
+
+
+def teachers(given: argparse.Namespace, seed: int, seconds: float) -> list[dict[str, Any]]:
+    """The runs that come before a hybrid's, with seeds of their own."""
+    from twin.lm.recipe import Recipe
+
+    about = {**TEACHERS[given.setting], **UNDISTURBED, "threads": given.threads}
+    budget = {**given.budget, "time_budget_s": seconds}
+    recipe = Recipe.from_dict(about | budget).to_dict()
+    cells = [
+        {"setting": given.setting, "model": "teacher", "recipe": recipe | {"seed": number}}
+        for number in range(NUM_TEACHERS * seed, NUM_TEACHERS * (seed + 1))
+    ]
+    return [_keyed(given, cell) for cell in cells]
+
+
+def _keyed(given: argparse.Namespace, cell: dict[str, Any]) -> dict[str, Any]:
+    cell = cell | {"text": str(given.text), "num_bytes": given.text.stat().st_size}
+    told = json.dumps(cell, sort_keys=True).encode()
+    return cell | {"key": hashlib.sha256(told).hexdigest()[:16]}
 
 
 def measured(given: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
@@ -194,8 +232,11 @@ def measured(given: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
             continue
         folder = work / _folder(cell)
         load = os.getloadavg()[0]
+        taught_by = [str((work / one).resolve()) for one in cell.get("teachers", ())]
+        recipe = cell["recipe"] | {"teachers": taught_by}
+        spec = {**cell, "recipe": recipe, "folder": str(folder)}
         try:
-            worker = Worker(Path(__file__), {**cell, "folder": str(folder)}, threads=given.threads)
+            worker = Worker(Path(__file__), spec, threads=given.threads)
             try:
                 got = worker.ask()
             finally:
@@ -241,8 +282,10 @@ def _told(run: dict[str, Any]) -> None:
 
 def table(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     told: dict[str, Any] = {}
-    for model in MODELS:
-        found = [run["got"] for run in runs if run["model"] == model]
+    seconds = {_folder(run): run["got"]["seconds"] for run in runs}
+    for model in ("teacher", *MODELS):
+        own = [run for run in runs if run["model"] == model]
+        found = [run["got"] for run in own]
         if not found:
             continue
         told[model] = {
@@ -257,6 +300,10 @@ def table(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "precision": found[0]["precision"],
             "tokens": [got["tokens"] for got in found],
             "seconds": [round(got["seconds"], 1) for got in found],
+            "seconds_with_teachers": [
+                round(sum(map(seconds.__getitem__, (_folder(run), *run.get("teachers", ())))), 1)
+                for run in own
+            ],
             "cpu_s": [got["cpu_s"] for got in found],
             "peak_mb": max(got["peak_mb"] for got in found),
             "recipe": next(r["recipe"] for r in runs if r["model"] == model),

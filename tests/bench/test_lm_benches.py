@@ -131,6 +131,18 @@ def test_the_networks_take_turns_seed_after_seed_on_the_same_budget(text: Path) 
     assert {cell["recipe"]["validate_every_s"] for cell in cells} == {-1.0}
 
 
+def test_an_hour_of_the_hybrid_is_its_teachers_and_its_own(text: Path) -> None:
+    cells = quality_cells(text, "--long", "--seeds", "2")
+    assert [(cell["model"], cell["recipe"]["seed"]) for cell in cells] == [
+        *(("teacher", seed) for seed in range(3)), ("hybrid", 0), ("transformer", 0),
+        *(("teacher", seed) for seed in range(3, 6)), ("hybrid", 1), ("transformer", 1),
+    ]  # fmt: skip
+    seconds = [cell["recipe"]["time_budget_s"] for cell in cells]
+    assert seconds == [450, 450, 450, 2250, 3600] * 2
+    assert cells[3]["teachers"] == [lm_quality._folder(cell) for cell in cells[:3]]
+    assert not cells[4]["teachers"]
+
+
 def test_a_finished_run_is_known_again_only_if_nothing_differs(text: Path) -> None:
     def key(*options: str) -> list[str]:
         return [cell["key"] for cell in quality_cells(text, *options)]
@@ -211,3 +223,12 @@ def test_bits_of_a_module_do_not_depend_on_how_it_is_cut(monkeypatch: pytest.Mon
     monkeypatch.setattr(lm_code, "SCORED_AT_ONCE", 7)
     parts = lm_code.score(model, [module, module], 256, "fp32")
     assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_the_recipe_that_ships_for_code_is_the_one_that_was_measured() -> None:
+    from twin.lm.recipe import Recipe, changed, load_recipe
+
+    ours = load_recipe(Path(__file__).parents[2] / "recipes" / "code.toml")
+    measured = changed(Recipe.from_dict(lm_code.RECIPE), lm_code.HYBRID)
+    as_measured = {"validate_every_s": measured.validate_every_s, "stop_early": False}
+    assert changed(ours, as_measured).to_dict() == measured.to_dict()

@@ -380,8 +380,14 @@ class Second:
     def mean(self, value: float) -> float:
         return value
 
+    def share(self, model: torch.nn.Module) -> None:
+        return
+
     def wrap(self, model: torch.nn.Module) -> torch.nn.Module:
         return model
+
+    def total(self, parts: torch.Tensor) -> torch.Tensor:
+        return parts
 
     def wait(self) -> None:
         return
@@ -398,29 +404,77 @@ TEAM = """
 import dataclasses, sys
 from pathlib import Path
 from tests.lm.test_pretrain import corpus, RECIPE, SHAPE
-from twin.lm.pretrain import pretrain
+from twin.lm import pretrain as training, shards
 root = Path(sys.argv[1])
-recipe = dataclasses.replace(RECIPE, model=SHAPE | {"dropout": 0.0}, steps=12, checkpoint_every_s=1)
-pretrain(recipe, corpus(root), root / "team")
+
+class Watched(training.Run):
+    def save(self, seconds=None):
+        parts = [t for _, t in self.optimizers.tensors()] + self.average.weights
+        held, every = (sum(size(t).numel() for t in parts) for size in (shards.own, lambda t: t))
+        (root / f"held{self.team.rank}").write_text(f"{held} {every}")
+        super().save(seconds)
+
+training.Run = Watched
+name, order, steps = sys.argv[2:5]
+recipe = dataclasses.replace(
+    RECIPE, model=SHAPE | {"dropout": 0.0}, order=order, steps=12, checkpoint_every_s=1
+)
+left = iter(range(int(steps)))
+try:
+    training.pretrain(recipe, corpus(root), root / name, resume=(root / name).exists(),
+                      asked_to_stop=lambda: next(left, None) is None)
+except KeyboardInterrupt:
+    pass
 """
 
 
+def launched(
+    root: Path, name: str = "team", order: str = "handoff", stop_after: int = 99, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    (root / "team.py").write_text(TEAM)
+    # `accelerate launch --cpu` starts one process, whatever number it is told.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    launch += [str(root / "team.py"), str(root)]
+    own = {"PYTHONPATH": os.pathsep.join(["src", "."]), "OMP_NUM_THREADS": "1", **environ}
+    return subprocess.run(
+        [*launch, name, order, str(stop_after)], env={**os.environ, **own},
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+
+
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    """Without dropout the mean of two halves' gradients is the gradient of the whole batch."""
+@pytest.mark.parametrize("sharing", ["", "true"])
+def test_two_processes_learn_what_one_learns(tmp_path: Path, sharing: str) -> None:
+    """Without dropout the mean of two halves' gradients is the gradient of the whole batch, whether
+    each process has all weights or its share of them."""
     alone = train(tmp_path, "alone", model=SHAPE | {"dropout": 0.0}, steps=12)
-    (tmp_path / "team.py").write_text(TEAM)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    subprocess.run(
-        [*launch, "--main_process_port", "0", str(tmp_path / "team.py"), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."]), "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-        check=True,
-        timeout=200,
-    )
+    done = launched(tmp_path, ACCELERATE_USE_FSDP=sharing)
+    assert not done.returncode, done.stderr
     ours, theirs = weights(tmp_path / "alone"), weights(tmp_path / "team")
     for name, tensor in ours.items():
         assert torch.allclose(tensor, theirs[name], atol=2e-3), name
     _, _, card = load_model(tmp_path / "team", kernels="chunked")
     assert card["figures"]["tokens"] == alone.tokens
+    for rank in range(2):
+        held, every = map(int, (tmp_path / f"held{rank}").read_text().split())
+        assert held < 0.6 * every if sharing else held == every
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_weights_go_on_where_they_were_stopped(tmp_path: Path) -> None:
+    """Windows drawn by chance carry no state over, so that not a bit differs."""
+    for name, stops in (("through", (99,)), ("stopped", (5, 99))):
+        for stop in stops:
+            done = launched(tmp_path, name, "windows", stop, ACCELERATE_USE_FSDP="true")
+            assert not done.returncode, done.stderr
+            assert snapshot.load(tmp_path / name)[1]["step"] == min(stop, 12)
+    ours, theirs = weights(tmp_path / "through"), weights(tmp_path / "stopped")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_shared_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    done = launched(tmp_path, ACCELERATE_USE_FSDP="true", FSDP_OFFLOAD_PARAMS="true")
+    assert done.returncode
+    assert "`--fsdp_offload_params` is not supported here" in done.stderr
+    assert not (tmp_path / "team").exists()

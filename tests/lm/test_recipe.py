@@ -11,7 +11,10 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def test_a_recipe_comes_back_as_it_was(tmp_path: Path) -> None:
-    recipe = Recipe(preset="8M", model={"dropout": 0.1}, stages=((0.2, 64),), steps=9)
+    recipe = Recipe(
+        preset="8M", model={"dropout": 0.1}, stages=((0.2, 64),), steps=9, order="windows",
+        teachers=("one", "other"),
+    )  # fmt: skip
     assert Recipe.from_dict(recipe.to_dict()) == recipe
 
 
@@ -43,6 +46,10 @@ def test_the_recipes_that_ship_are_whole(path: Path) -> None:
         ("stages = [1]", "no pairs"),
         ("stages = [[0.5, inf]]", "no pairs"),
         ("model = 3", "wrong type"),
+        ("teachers = 'one'", "are no folders"),
+        ("teachers = [1]", "are no folders"),
+        ("teachers = ['one']", 'Use `order = "windows"`'),
+        ("teaching = 1.1", "is no share"),
         ("seed = 99999999999999999999999", "too large"),
         ("threads = 99999999999", "too large"),
         ("batch = 99999999999", "too large"),

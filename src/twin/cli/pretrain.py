@@ -15,7 +15,7 @@ import click
 
 from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door
-from twin.cli.lm_door import models_folder, need_torch, seconds, sentences
+from twin.cli.lm_door import checkpoint_folder, models_folder, need_torch, seconds, sentences
 from twin.errors import Refused, UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 @click.option("--seed", type=int, default=None, help="Of weights, order and dropout.")
 @click.option("--threads", type=int, default=None, help="Cores to use; default: all.")
 @click.option("--kernels", default=None, help="auto, native, chunked, compiled, reference, triton.")
+@click.option("--teacher", multiple=True, metavar="NAME", help="A model to learn from as well.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any recipe value.")
 @click.option("--resume", is_flag=True, help="Goes on where a run of this name was ended.")
 @click.option("--force", is_flag=True, help="Replaces a model or run of this name.")
@@ -67,6 +68,7 @@ def command(
     Example:
       twin pretrain --text shakespeare.txt --time-budget 3m
       twin pretrain --git . --preset 8M --out mine --set model.dropout=0.1
+      twin pretrain --git . --preset 8M --out better --teacher mine
     """
     follows = os.environ.get("RANK", "0") != "0"  # one of several processes, and not the first
     with sentences():
@@ -77,6 +79,7 @@ def command(
         if resume and force:
             raise UsageError("`--resume` goes on and `--force` begins anew. Give one of them.")
         root = models_folder(door)
+        given["teacher"] = [str(checkpoint_folder(door, one).resolve()) for one in given["teacher"]]
         recipe = _recipe(given, root / name if resume else None)
         need_torch("Training")
         quiet = as_json or follows
@@ -121,6 +124,8 @@ def _recipe(given: dict[str, Any], folder: Path | None) -> "Recipe":
 
         recipe = saved_recipe(folder)
     settings = dict(map(parse_setting, given["settings"]))
+    if given["teacher"]:
+        settings = {"order": "windows", **settings, "teachers": given["teacher"]}
     for option in ("preset", "tokenizer", "batch", "window", "seed", "threads", "kernels"):
         if given[option] is not None:
             settings[option] = given[option]

@@ -59,18 +59,24 @@ def model_folder(root: Path, name: str) -> Path:
 
 
 def save_model(
-    folder: Path, model: "HybridLM", tokenizer: "Tokenizer", card: Mapping[str, Any]
+    folder: Path,
+    model: "HybridLM",
+    tokenizer: "Tokenizer",
+    card: Mapping[str, Any],
+    *,
+    weights: "Mapping[str, Tensor] | None" = None,
 ) -> None:
     """Writes the checkpoint into `folder`, which is made; one that is there is replaced as a whole.
 
-    `card` is anything JSON holds. Raises BadCheckpoint for weights that are not finite (a
-    diverged run must not overwrite a good checkpoint), for a tokenizer whose number of symbols is
-    not the model's, and for a folder or disk that does not take it.
+    `card` is anything JSON holds; `weights` are the model's by name, where it holds but a share of
+    them itself. Raises BadCheckpoint for weights that are not finite (a diverged run must not
+    overwrite a good checkpoint), for a tokenizer whose number of symbols is not the model's, and
+    for a folder or disk that does not take it.
     """
     folder = Path(folder)
     config = model.config
     _check_vocabulary(folder, config, tokenizer)
-    weights = _weights_of(model)
+    weights = _sound(model.state_dict() if weights is None else weights)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
@@ -146,13 +152,14 @@ def model_digest(folder: Path) -> str:
 # ---- writing
 
 
-def _weights_of(model: "HybridLM") -> "dict[str, Tensor]":
+def _sound(found: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Copies of their own, each number of them finite."""
     import torch
 
     weights = {
         # clone: tied or sliced tensors share memory, which safetensors refuses.
         name: tensor.detach().to("cpu").clone().contiguous()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in found.items()
     }
     broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:

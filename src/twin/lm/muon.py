@@ -9,12 +9,13 @@ a network of 4M); and wide matrices iterate on their small Gram matrix, 1.8x les
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from twin.lm import shards
 from twin.lm.kernels.native.half import half_orthogonalize
 
 JORDAN: Final = ((3.4445, -4.7750, 2.0315),) * 5
@@ -33,6 +34,8 @@ _GRAM_FROM = 1.5
 """Columns per row from which the Gram form is less work; at 1 it is a quarter more."""
 
 Coefficients = tuple[tuple[float, float, float], ...]
+Stacks = dict[tuple[int, int], list[tuple[Tensor, Tensor, float]]]
+"""By rows and columns: (weight, update, learning rate) of the blocks of that shape."""
 
 
 def orthogonalize(
@@ -110,22 +113,32 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update; parameters without a gradient are left alone."""
         assert closure is None, "no closure: the gradient is there already"
-        shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor, float]]] = {}
+        stacks: Stacks = {}
         for group in self.param_groups:
-            self._momenta(group, shapes)
-        for (rows, columns), found in shapes.items():
+            for parameter, rows, update in self._updates(group):
+                if shards.is_shared(parameter):
+                    # A whole matrix at a time: what is shared may not fit.
+                    alone: Stacks = {}
+                    change = torch.zeros(parameter.shape, device=parameter.device)
+                    _sort(alone, change, rows, shards.whole(update), group["lr"])
+                    self._apply(alone)
+                    parameter.add_(shards.shared_as(parameter, change))
+                else:
+                    _sort(stacks, parameter, rows, update, group["lr"])
+        self._apply(stacks)
+
+    def _apply(self, stacks: Stacks) -> None:
+        """The step of every block."""
+        for (rows, columns), found in stacks.items():
             stack_KMN = torch.stack([update for _, update, _ in found]).to(self._dtype)
             stack_KMN = orthogonalize(stack_KMN, self._coefficients, in_half=self._in_half)
             scale = math.sqrt(max(1.0, rows / columns))
             for (weight, _, lr), update in zip(found, stack_KMN.unbind(), strict=True):
                 weight.add_(update, alpha=-lr * scale)
 
-    def _momenta(
-        self,
-        group: dict[str, Any],
-        shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor, float]]],
-    ) -> None:
-        """Advances the momenta, decays the weights, sorts the blocks by their shape."""
+    def _updates(self, group: dict[str, Any]) -> Iterator[tuple[Tensor, list[int], Tensor]]:
+        """(parameter, rows of its blocks, what is to be orthogonalised): advances the momenta and
+        decays the weights."""
         rows_of = [
             (p, rows)
             for p, rows in zip(group["params"], group["blocks"], strict=True)
@@ -145,6 +158,10 @@ class Muon(torch.optim.Optimizer):
         if group["weight_decay"]:
             torch._foreach_mul_(weights, 1.0 - lr * group["weight_decay"])
         for (parameter, rows), update in zip(rows_of, updates, strict=True):
-            parts = zip(torch.split(parameter, rows), torch.split(update, rows), strict=True)
-            for weight, part in parts:
-                shapes.setdefault((part.shape[0], part.shape[1]), []).append((weight, part, lr))
+            yield parameter, rows, update
+
+
+def _sort(stacks: Stacks, weight: Tensor, rows: list[int], update: Tensor, lr: float) -> None:
+    parts = zip(torch.split(weight, rows), torch.split(update, rows), strict=True)
+    for one, part in parts:
+        stacks.setdefault((part.shape[0], part.shape[1]), []).append((one, part, lr))

@@ -5,13 +5,14 @@ learning rates per pathway, the gradient's norms, clipping, and the running aver
 The update of Muon itself is in `muon`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
 
+from twin.lm import shards
 from twin.lm.config import HybridConfig
 from twin.lm.muon import JORDAN, POLAR, Coefficients, Muon
 
@@ -129,6 +130,8 @@ class Optimizers:
         for full_name, value in tensors.items():
             number, place, name = full_name.split(".")
             parameter = parameters[int(number)][int(place)]
+            if value.shape == parameter.shape:
+                value = shards.shared_as(parameter, value)
             self.all[int(number)].state[parameter][name] = value.clone()
 
 
@@ -184,17 +187,24 @@ class GradientNorms:
 class Gradients:
     """Measures and clips the gradient of a model in one pass over it."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, total: Callable[[Tensor], Tensor] = lambda parts: parts
+    ) -> None:
+        """`total` adds up the squares of all processes where they share the weights."""
         named = list(model.named_parameters())
         self._parameters = [parameter for _, parameter in named]
+        self._total = total
         self._pathway = torch.tensor([PATHWAYS.index(pathway_of(name)) for name, _ in named])
 
     def measure_and_clip(self, limit: float) -> GradientNorms:
         """The norms before clipping; a limit of 0 clips nothing. Not finite: nothing is scaled."""
-        gradients = [p.grad if p.grad is not None else p.new_zeros(1) for p in self._parameters]
+        gradients = [
+            shards.own(p.grad) if p.grad is not None else shards.own(p).new_zeros(1)
+            for p in self._parameters
+        ]
         squares = torch.stack(torch._foreach_norm(gradients)).square().double().cpu()
         parts = torch.zeros(len(PATHWAYS), dtype=torch.float64)
-        parts.index_add_(0, self._pathway, squares)
+        parts = self._total(parts.index_add_(0, self._pathway, squares))
         rwkv, mamba, _ = parts.sqrt().tolist()
         total = float(parts.sum().sqrt())
         if 0.0 < limit < total < float("inf"):
@@ -230,8 +240,9 @@ class Average:
 
     @torch.no_grad()
     def restore(self, weights: Sequence[Tensor]) -> None:
+        """Whole weights."""
         for kept, found in zip(self.weights, weights, strict=True):
-            kept.copy_(found)
+            kept.copy_(shards.shared_as(kept, found))
 
 
 def trainable(parameters: Iterable[Tensor]) -> int:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twin.lm import memory, metrics, place, resume, schedule, snapshot, state
+from twin.lm import memory, metrics, place, resume, schedule, shards, snapshot, state
 from twin.lm.batches import Batches, check_fits
 from twin.lm.checkpoint import is_checkpoint, load_model, save_model
 from twin.lm.config import HybridConfig
@@ -36,6 +36,7 @@ from twin.lm.standing import Result as Result
 from twin.lm.standing import Status as Status
 from twin.lm.state import State
 from twin.lm.stopping import StopRules, state_entropy
+from twin.lm.teachers import Teachers
 from twin.lm.team import Team, gather
 
 REPORT_EVERY: Final = 10
@@ -121,6 +122,7 @@ class Run:
                 self.config, recipe.batch, recipe.window, available=free, kernels=chosen.name
             )
         self.model = HybridLM(self.config, kernels=chosen, seed=recipe.seed).to(self.device)
+        self.team.share(self.model)
         self.precision = choose_precision(
             self.device, recipe.precision, has_half=self.model.kernels.has_half
         )
@@ -128,11 +130,16 @@ class Run:
             for block in self.model.blocks:
                 block.compile()
         self.dtype = compute_dtype(self.device, recipe.precision)
+        self.teachers: Teachers | None = None
+        if recipe.teachers:
+            self.teachers = Teachers(
+                recipe.teachers, corpus.tokenizer, kernels=chosen, device=self.device
+            )
         self.called: nn.Module = self.model
         self.optimizers = Optimizers(
             self.model, rates(recipe), newton_dtype=FORMATS[self.precision]
         )
-        self.gradients = Gradients(self.model)
+        self.gradients = Gradients(self.model, self.team.total)
         self.average = Average(self.model, recipe.ema) if recipe.ema else None
         self.batches = Batches(
             corpus.train.tokens,
@@ -254,8 +261,11 @@ class Run:
         before = state.begin(self.model.init_state, self.state, torch.from_numpy(fresh_B))
         with autocast(self.device, self.recipe.precision):
             logits_BTX, after = self.called(tokens[:, :-1], before)
+            targets = tokens[:, 1:]
+            if self.teachers is not None:
+                targets = self.teachers.targets(tokens[:, :-1], targets, self.recipe.teaching)
         self.state = state.detach(after)
-        return F.cross_entropy(logits_BTX.flatten(0, 1), tokens[:, 1:].flatten())
+        return F.cross_entropy(logits_BTX.flatten(0, 1), targets.flatten(0, 1))
 
     def _left_out(self) -> str:
         """Nothing is learnt from this batch, and nothing of it is carried on."""
@@ -405,8 +415,8 @@ class Run:
         """The last validation, of the best model there is: the last weights, their average, or what
         an earlier validation has left in the folder."""
         found, averaged = self._look_at_last()
-        saved = found.nats_per_token <= self.rules.best_validation
-        if not saved and self.leads and is_checkpoint(self.folder):
+        saved = self._agreed(found.nats_per_token <= self.rules.best_validation)
+        if not saved and self._agreed(is_checkpoint(self.folder)):
             saved, averaged = True, self._take_kept()
         if self.validation_windows or self._kept_at:
             found = self._evaluate(tell=self._validating)
@@ -453,10 +463,15 @@ class Run:
             return found, False
         self.average.swap()
         mean = self._evaluate(windows=some, tell=self._validating)
-        if mean.nats_per_token <= found.nats_per_token or math.isnan(found.nats_per_token):
+        is_less = mean.nats_per_token <= found.nats_per_token
+        if self._agreed(is_less or math.isnan(found.nats_per_token)):
             return mean, True
         self.average.swap()
         return found, False
+
+    def _agreed(self, is_so: bool) -> bool:
+        """As the first process sees it: shares of different weights would fit nowhere."""
+        return bool(self.team.first(float(is_so)))
 
     def _validating(self, done: int, total: int) -> None:
         """Everything is saved by now: who is asked to stop need not finish looking."""
@@ -467,11 +482,12 @@ class Run:
     def _take_kept(self) -> bool:
         """The saved model's weights instead of the last; whether they are an average."""
         kept, _, card = load_model(self.folder, kernels=self.model.kernels)
-        self.model.load_state_dict(kept.state_dict())
+        shards.load(self.model, kept.state_dict())
         self._kept_at = card["step"], card["tokens"]
         return bool(card["figures"].get("averaged"))
 
     def _save_model(self, figures: dict[str, Any]) -> None:
+        weights = shards.gathered(self.model.state_dict().items(), keep=self.leads)
         if not self.leads:
             return
         step, tokens = self._kept_at or (self.step, self.tokens)
@@ -492,14 +508,13 @@ class Run:
             "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads()},
             "unix_seconds": time.time(),
         }
-        save_model(self.folder, self.model, self.corpus.tokenizer, card)
+        save_model(self.folder, self.model, self.corpus.tokenizer, card, weights=weights)
 
     # ---- interruption
 
     def save(self, seconds: float | None = None) -> None:
-        """Everything that is needed to go on exactly here."""
-        if self.leads:
-            resume.save(self, seconds)
+        """Everything that is needed to go on exactly here; all processes have to call it."""
+        resume.save(self, seconds)
 
     def restore(self) -> None:
         """Goes on where `save` was last called in the folder. Raises BadCheckpoint."""

@@ -54,6 +54,13 @@ class Recipe:
     """Windows that a stream goes through with its state handed on, before it jumps. One stream
     through the whole text (0) sees too much alike in a row."""
 
+    # Whom it is learnt from, beside the text.
+    teachers: tuple[str, ...] = ()
+    """Folders of models of the same tokens; what they expect next is learnt as well. For little
+    text and much time. With `order = "windows"`."""
+    teaching: float = 0.8
+    """Their share of the loss."""
+
     # How it is learnt.
     optimizer: Literal["muon", "adamw"] = "muon"
     """Muon reached AdamW's loss in two thirds of the tokens at 4M parameters."""
@@ -121,6 +128,8 @@ class Recipe:
             )
         if sum(bool(v) for v in (self.time_budget_s, self.steps, self.tokens)) > 1:
             raise BadConfig("A run has one budget. Give one of time_budget_s, steps and tokens.")
+        if self.teachers and self.order != "windows":
+            raise BadConfig('Teachers read windows alone. Use `order = "windows"` with `teachers`.')
         self._check_stages()
 
     def _check_stages(self) -> None:
@@ -160,7 +169,8 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` makes an equal recipe of it."""
         values = dataclasses.asdict(self)
-        return values | {"model": dict(self.model), "stages": [list(s) for s in self.stages]}
+        plain = {"model": dict(self.model), "stages": [list(s) for s in self.stages]}
+        return values | plain | {"teachers": list(self.teachers)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
@@ -221,6 +231,10 @@ def _typed(name: str, wanted: Any, value: Any) -> Any:
     """The value as the record holds it; whole numbers pass as shares and amounts."""
     if name == "stages":
         return _stages(value)
+    if name == "teachers":
+        if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
+            raise BadConfig(f'teachers = {value!r} are no folders. Write ["one", "other"].')
+        return tuple(value)
     origin = get_origin(wanted)
     kind = str if origin is Literal else dict if origin is not None else wanted
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -248,7 +262,7 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "schedule": tuple(SHAPES),
 }
 _SHARES = (
-    "held_out", "momentum", "beta1", "beta2", "warmup", "decay", "floor", "ema",
+    "held_out", "teaching", "momentum", "beta1", "beta2", "warmup", "decay", "floor", "ema",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "matrix_lr", "lr", "weight_decay", "rwkv_lr", "mamba_lr", "clip", "time_budget_s", "steps",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from twin.lm import snapshot
+from twin.lm import shards, snapshot
 from twin.lm.errors import BadCheckpoint
 from twin.lm.optim import GradientNorms
 from twin.lm.standing import Means
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 
 def save(run: "Run", seconds: float | None = None) -> None:
-    """Everything that is needed to go on exactly here. With several processes the streams of
-    the others are not kept: they start anew after an interruption."""
-    tensors = {f"model.{name}": t for name, t in run.model.state_dict().items()}
-    tensors |= {f"optimizer.{name}": t for name, t in run.optimizers.tensors()}
+    """Everything that is needed to go on exactly here; all processes have to call it. With several
+    of them the streams of the others are not kept: they start anew after an interruption."""
+    named = [(f"model.{name}", t) for name, t in run.model.state_dict().items()]
+    named += [(f"optimizer.{name}", t) for name, t in run.optimizers.tensors()]
     if run.average is not None:
-        tensors |= {f"average.{n}": t for n, t in enumerate(run.average.weights)}
+        named += [(f"average.{n}", t) for n, t in enumerate(run.average.weights)]
+    tensors = shards.gathered(named, keep=run.leads)
+    if not run.leads:
+        return
     if run.state is not None and run.team.world == 1:
         tensors |= {f"state.{n:04d}": t for n, t in enumerate(run.state)}
     tensors["rng"] = torch.get_rng_state()

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from twin.lm import durable
+from twin.lm import durable, shards
 from twin.lm.errors import BadCheckpoint
 from twin.lm.place import SNAPSHOT
 
@@ -70,7 +70,7 @@ def fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> 
                 f"The run was started with another shape of network (`{name}` differs). Continue "
                 "it with the same recipe, or start without `--resume`."
             )
-    model.load_state_dict(found)
+    shards.load(model, found)
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

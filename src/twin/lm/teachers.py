@@ -1,0 +1,46 @@
+"""Networks that a run learns from beside the text: what they expect next, as a target.
+
+Owns loading them and that they speak the same tokens. On little text a network that goes through it
+many times learns it by heart; what others have made of the text says more of each place than the
+one token that stands there (Hinton et al. 2015, arXiv 1503.02531), and a network taught by equals
+becomes better than they are (Furlanello et al. 2018, arXiv 1805.04770).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from twin.lm.checkpoint import load_model
+from twin.lm.errors import BadConfig
+from twin.lm.kernels.registry import Kernels
+from twin.lm.tokenizer import Tokenizer
+
+
+class Teachers:
+    """Raises BadCheckpoint for a folder that holds no model, BadConfig for one of other tokens."""
+
+    def __init__(
+        self, folders: Sequence[str], tokenizer: Tokenizer, *, kernels: Kernels,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self._models = []
+        for folder in folders:
+            model, spoken, _ = load_model(Path(folder), kernels=kernels)
+            if spoken != tokenizer:
+                raise BadConfig(
+                    f"The teacher {Path(folder).name} has other tokens than this text. Teach by "
+                    "models of the same text and tokenizer."
+                )
+            self._models.append(model.to(device).requires_grad_(False))
+
+    @torch.no_grad()
+    def targets(self, tokens_BT: Tensor, next_BT: Tensor, share: float) -> Tensor:
+        """What to learn at each place, (B, T, X) summing to 1: `share` of the teachers' mean
+        expectation, the rest on the token that follows. Each row is read without a past."""
+        expected = [model(tokens_BT)[0].softmax(-1) for model in self._models]
+        mean_BTX = torch.stack(expected).mean(dim=0) if len(expected) > 1 else expected[0]
+        truth_BTX = F.one_hot(next_BT, mean_BTX.shape[-1]).to(mean_BTX.dtype)
+        return truth_BTX.lerp(mean_BTX, share)
