@@ -8,18 +8,20 @@ import torch
 from tests.lm.test_pretrain import RECIPE, assert_equal, corpus, train
 
 from twin.lm.checkpoint import load_model
+from twin.lm.corpus import Wanted, prepare
+from twin.lm.documents import TextFiles
 from twin.lm.errors import BadCheckpoint, BadConfig
 from twin.lm.kernels.registry import choose
-from twin.lm.pretrain import Run, saved_recipe
+from twin.lm.pretrain import Result, Run, pretrain, saved_recipe
 from twin.lm.teachers import Teachers
 from twin.lm.tokenizer import ByteTokenizer
 
 CPU = torch.device("cpu")
 
 
-def taught(root: Path, name: str, *teachers: str, **changes: object) -> None:
+def taught(root: Path, name: str, *teachers: str, **changes: object) -> Result:
     folders = tuple(str(root / teacher) for teacher in teachers)
-    train(root, name, order="windows", teachers=folders, **changes)
+    return train(root, name, order="windows", teachers=folders, **changes)
 
 
 def test_the_target_is_a_share_of_what_all_teachers_expect_and_the_rest_of_what_follows(
@@ -30,7 +32,7 @@ def test_the_target_is_a_share_of_what_all_teachers_expect_and_the_rest_of_what_
     text = corpus(tmp_path)
     folders = [str(tmp_path / "one"), str(tmp_path / "other")]
     kernels = choose("chunked")
-    teachers = Teachers(folders, text.tokenizer, kernels=kernels, device=CPU)
+    teachers = Teachers(folders, text, kernels=kernels, device=CPU)
     window = torch.from_numpy(text.train.tokens[:34].astype("int64")).view(2, 17)
     now, after = window[:, :-1], window[:, 1:]
     found = teachers.targets(now, after, 0.75)
@@ -78,14 +80,27 @@ def test_a_taught_run_goes_on_exactly_where_it_was_stopped(tmp_path: Path) -> No
     assert_equal(tmp_path / "through", tmp_path / "stopped")
 
 
+def test_who_may_know_the_held_out_part_already_is_warned_of(tmp_path: Path) -> None:
+    train(tmp_path, "teacher", steps=1)
+    assert not taught(tmp_path, "pupil", "teacher", steps=1).warnings
+    wanted = Wanted(kind="char", control_tokens=False)
+    source = TextFiles(paths=[tmp_path / "text.txt"])
+    more_held_out = prepare(source, wanted, tmp_path / "cache", held_out=0.3)
+    recipe = dataclasses.replace(
+        RECIPE, order="windows", teachers=(str(tmp_path / "teacher"),), steps=1
+    )
+    (warning,) = pretrain(recipe, more_held_out, tmp_path / "other").warnings
+    assert "teacher" in warning
+    assert "would flatter" in warning
+
+
 def test_a_teacher_of_other_tokens_or_none_at_all_is_refused_before_the_first_step(
     tmp_path: Path,
 ) -> None:
     train(tmp_path, "teacher", steps=1)
+    in_bytes = dataclasses.replace(corpus(tmp_path), tokenizer=ByteTokenizer())
     with pytest.raises(BadConfig, match="other tokens"):
-        Teachers(
-            [str(tmp_path / "teacher")], ByteTokenizer(), kernels=choose("chunked"), device=CPU
-        )
+        Teachers([str(tmp_path / "teacher")], in_bytes, kernels=choose("chunked"), device=CPU)
     with pytest.raises(BadCheckpoint, match="nobody"):
         taught(tmp_path, "pupil", "nobody")
     assert not (tmp_path / "pupil").exists()

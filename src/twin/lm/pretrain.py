@@ -132,9 +132,7 @@ class Run:
         self.dtype = compute_dtype(self.device, recipe.precision)
         self.teachers: Teachers | None = None
         if recipe.teachers:
-            self.teachers = Teachers(
-                recipe.teachers, corpus.tokenizer, kernels=chosen, device=self.device
-            )
+            self.teachers = Teachers(recipe.teachers, corpus, kernels=chosen, device=self.device)
         self.called: nn.Module = self.model
         self.optimizers = Optimizers(
             self.model, rates(recipe), newton_dtype=FORMATS[self.precision]
@@ -427,7 +425,7 @@ class Run:
             folder=self.folder,
             finished=not verdict,
             verdict=(verdict or "The budget is spent.") + lost,
-            warnings=tuple(self.rules.warnings),
+            warnings=(*self.rules.warnings, *(self.teachers.warnings if self.teachers else ())),
             parameters=self.model.num_parameters(),
             kernels=self.model.kernels.name,
             precision=self.precision,

@@ -58,7 +58,7 @@ class Recipe:
     teachers: tuple[str, ...] = ()
     """Folders of models of the same tokens; what they expect next is learnt as well. For little
     text and much time. With `order = "windows"`."""
-    teaching: float = 0.8
+    teaching: float = 0.9
     """Their share of the loss."""
 
     # How it is learnt.
