@@ -79,7 +79,7 @@ def command(
         if resume and force:
             raise UsageError("`--resume` goes on and `--force` begins anew. Give one of them.")
         root = models_folder(door)
-        given["teacher"] = [str(checkpoint_folder(door, one).resolve()) for one in given["teacher"]]
+        given["teacher"] = [_teacher(door, one) for one in given["teacher"]]
         recipe = _recipe(given, root / name if resume else None)
         need_torch("Training")
         quiet = as_json or follows
@@ -89,6 +89,15 @@ def command(
     elif not follows:
         _tell(result)
     return 0 if result.finished else Refused.exit_code
+
+
+def _teacher(door: Door, name: str) -> str:
+    """Its folder; whether it is there is asked before the text is read, which may take long."""
+    from twin.lm.checkpoint import load_config
+
+    folder = checkpoint_folder(door, name).resolve()
+    load_config(folder)
+    return str(folder)
 
 
 def _source(given: dict[str, Any]) -> "tuple[Source, str]":
