@@ -292,11 +292,11 @@ def test_other_instruction_sets_say_the_same(level: str) -> None:
     program = (
         "import sys; sys.path.insert(0, '.')\n"
         "from tests.lm.decode.test_engine import *\n"
-        "test_float32_steps_equal_the_models_forward_pass({})\n"
-        "test_a_streams_numbers_do_not_depend_on_the_rest_of_the_batch('int8')\n"
-        "test_smaller_weights_stay_near_and_say_what_became_of_each_matrix('int8', {})\n"
+        "for options in ({}, CONTEXT):\n"
+        "    test_float32_steps_equal_the_models_forward_pass(options)\n"
+        "    test_a_streams_numbers_do_not_depend_on_the_rest_of_the_batch('int8', options)\n"
+        "    test_smaller_weights_stay_near_and_say_what_became_of_each_matrix('int8', options)\n"
     )
-
     environment = {**os.environ, "TWIN_LM_ISA": level}
     done = subprocess.run(
         [sys.executable, "-c", program],
