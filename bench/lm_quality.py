@@ -65,16 +65,10 @@ HYBRID: dict[str, dict[str, Any]] = {
     },
 }
 """What differs from the recipe's defaults."""
-TEACHERS: dict[str, dict[str, Any]] = {
-    "long": {
-        "preset": "5M",
-        "model": {"d_model": 192, "dropout": 0.05},
-        "order": "windows",
-        "weight_decay": 0.2,
-    },
-}
-"""Whom the hybrid learns from beside the text, in the same budget: on a million characters an hour
-is forty times through the text, and a network alone learns it by heart."""
+TAUGHT = ("long",)
+"""Where the hybrid learns from others beside the text, in the same budget: an hour is forty times
+through a million characters, and a network alone learns them by heart. Its teachers are trained as
+`short` is."""
 NUM_TEACHERS, TEACHERS_SHARE = 3, 1 / 8
 """And of the budget for each of them."""
 UNDISTURBED: dict[str, Any] = {"validate_every_s": -1.0, "stop_early": False}
@@ -184,7 +178,7 @@ def cells(given: argparse.Namespace) -> list[dict[str, Any]]:
     for seed in range(given.seeds):
         for model in given.models:
             recipe, taught_by = changed(recipes[model], {"seed": seed}), []
-            if model == "hybrid" and given.setting in TEACHERS:
+            if model == "hybrid" and given.setting in TAUGHT:
                 each_s = TEACHERS_SHARE * recipe.time_budget_s
                 left_s = recipe.time_budget_s - NUM_TEACHERS * each_s
                 recipe = changed(recipe, {"time_budget_s": left_s})
@@ -202,7 +196,7 @@ def teachers(given: argparse.Namespace, seed: int, seconds: float) -> list[dict[
     """The runs that come before a hybrid's, with seeds of their own."""
     from twin.lm.recipe import Recipe
 
-    about = {**TEACHERS[given.setting], **UNDISTURBED, "threads": given.threads}
+    about = {**HYBRID["short"], **UNDISTURBED, "threads": given.threads}
     budget = {**given.budget, "time_budget_s": seconds}
     recipe = Recipe.from_dict(about | budget).to_dict()
     cells = [

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from twin.lm.corpus import Tokens
 from twin.lm.errors import BadCorpus
+from twin.lm.memory import VALIDATED_AT_ONCE
 from twin.lm.model import HybridLM
 from twin.lm.precision import Precision, autocast
 
@@ -45,7 +46,7 @@ def evaluate(
     *,
     window: int = 256,
     carried: bool = False,
-    batch: int = 32,
+    batch: int = VALIDATED_AT_ONCE,
     precision: Precision = "auto",
     windows: int = 0,
     tell: Callable[[int, int], None] = lambda done, total: None,

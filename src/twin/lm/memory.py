@@ -20,8 +20,8 @@ _KEPT_OTHERWISE: Final = 4 * 3.6
 Measured at 5M parameters, 16 x 256 tokens: 1.16 GiB with native kernels, 2.54 with chunked."""
 _PER_RECENT: Final = 28
 """Bytes for each token that a stream remembers, while it is joined with what is read."""
-_VALIDATED: Final = 32
-"""Streams at once, as in `evaluate`."""
+VALIDATED_AT_ONCE: Final = 32
+"""Streams in a validation, at most."""
 _BASE: Final = 400 << 20
 """Python and torch themselves."""
 
@@ -37,7 +37,7 @@ def training_bytes(config: HybridConfig, batch: int, window: int, kernels: str =
         widths += config.d_inner * 6 + config.d_state * 4
     per_token = config.n_layers * widths + 3 * config.vocab_size
     kept = _KEPT.get(kernels, _KEPT_OTHERWISE) * tokens * per_token
-    kept += _PER_RECENT * max(batch, _VALIDATED) * config.num_recent
+    kept += _PER_RECENT * max(batch, VALIDATED_AT_ONCE) * config.num_recent
     return int(_BASE + _PER_PARAMETER * num_parameters(config) + kept)
 
 

@@ -215,7 +215,7 @@ class Run:
 
     def _leave_if_asked(self) -> None:
         """Between two steps, where everything can be kept."""
-        if self.team.first(float(self.asked_to_stop())):
+        if self._agreed(self.asked_to_stop()):
             if self.step:
                 self.save()
             raise KeyboardInterrupt
@@ -468,7 +468,8 @@ class Run:
         return found, False
 
     def _agreed(self, is_so: bool) -> bool:
-        """As the first process sees it: shares of different weights would fit nowhere."""
+        """As the first process sees it: all take the same turn, or shares of different weights
+        come together."""
         return bool(self.team.first(float(is_so)))
 
     def _validating(self, done: int, total: int) -> None:

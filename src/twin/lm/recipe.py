@@ -169,8 +169,11 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` makes an equal recipe of it."""
         values = dataclasses.asdict(self)
-        plain = {"model": dict(self.model), "stages": [list(s) for s in self.stages]}
-        return values | plain | {"teachers": list(self.teachers)}
+        return values | {
+            "model": dict(self.model),
+            "stages": [list(s) for s in self.stages],
+            "teachers": list(self.teachers),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":

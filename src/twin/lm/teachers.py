@@ -46,6 +46,6 @@ class Teachers:
         """What to learn at each place, (B, T, X) summing to 1: `share` of the teachers' mean
         expectation, the rest on the token that follows. Each row is read without a past."""
         expected = [model(tokens_BT)[0].softmax(-1) for model in self._models]
-        mean_BTX = torch.stack(expected).mean(dim=0) if len(expected) > 1 else expected[0]
+        mean_BTX = torch.stack(expected).mean(dim=0)
         truth_BTX = F.one_hot(next_BT, mean_BTX.shape[-1]).to(mean_BTX.dtype)
         return truth_BTX.lerp(mean_BTX, share)
