@@ -33,10 +33,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import verdict
 from lm_peers.workers import Clock, Measure, Worker, WorkerFailed, peak_mb, serve
+
+if TYPE_CHECKING:
+    from twin.lm.recipe import Recipe
 
 HYBRID: dict[str, dict[str, Any]] = {
     "short": {
@@ -65,12 +68,9 @@ HYBRID: dict[str, dict[str, Any]] = {
     },
 }
 """What differs from the recipe's defaults."""
-TAUGHT = ("long",)
+TEACHERS = {"long": 3}
 """Where the hybrid learns from others beside the text, in the same budget: an hour is forty times
-through a million characters, and a network alone learns them by heart. Its teachers are trained as
-`short` is."""
-NUM_TEACHERS, TEACHERS_SHARE = 3, 1 / 8
-"""And of the budget for each of them."""
+through a million characters, and a network alone learns them by heart."""
 UNDISTURBED: dict[str, Any] = {"validate_every_s": -1.0, "stop_early": False}
 """Validations on the way would be on the clock, and a stopped run has had another budget."""
 TRANSFORMER: dict[str, dict[str, Any]] = {
@@ -158,6 +158,7 @@ def _show(spec: dict[str, Any], status: Any) -> None:
 def cells(given: argparse.Namespace) -> list[dict[str, Any]]:
     """Every run in its order, with all that decides it."""
     from twin.lm.recipe import Recipe, changed, parse_setting
+    from twin.lm.schooling import share_out
 
     base = Recipe.from_dict(
         {**HYBRID[given.setting], **UNDISTURBED, "threads": given.threads, **given.budget}
@@ -178,11 +179,10 @@ def cells(given: argparse.Namespace) -> list[dict[str, Any]]:
     for seed in range(given.seeds):
         for model in given.models:
             recipe, taught_by = changed(recipes[model], {"seed": seed}), []
-            if model == "hybrid" and given.setting in TAUGHT:
-                each_s = TEACHERS_SHARE * recipe.time_budget_s
-                left_s = recipe.time_budget_s - NUM_TEACHERS * each_s
-                recipe = changed(recipe, {"time_budget_s": left_s})
-                taught_by = teachers(given, seed, each_s)
+            if model == "hybrid" and given.setting in TEACHERS:
+                school = share_out(recipe, TEACHERS[given.setting])
+                recipe = school.pupil
+                taught_by = [_teacher(given, one) for one in school.teachers]
             found += taught_by
             cell = {"setting": given.setting, "model": model, "recipe": recipe.to_dict(),
                     "teachers": [_folder(one) for one in taught_by]}  # fmt: skip
@@ -192,18 +192,10 @@ def cells(given: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
-def teachers(given: argparse.Namespace, seed: int, seconds: float) -> list[dict[str, Any]]:
-    """The runs that come before a hybrid's, with seeds of their own."""
-    from twin.lm.recipe import Recipe
-
-    about = {**HYBRID["short"], **UNDISTURBED, "threads": given.threads}
-    budget = {**given.budget, "time_budget_s": seconds}
-    recipe = Recipe.from_dict(about | budget).to_dict()
-    cells = [
-        {"setting": given.setting, "model": "teacher", "recipe": recipe | {"seed": number}}
-        for number in range(NUM_TEACHERS * seed, NUM_TEACHERS * (seed + 1))
-    ]
-    return [_keyed(given, cell) for cell in cells]
+def _teacher(given: argparse.Namespace, recipe: "Recipe") -> dict[str, Any]:
+    """A run that comes before a hybrid's."""
+    cell = {"setting": given.setting, "model": "teacher", "recipe": recipe.to_dict()}
+    return _keyed(given, cell)
 
 
 def _keyed(given: argparse.Namespace, cell: dict[str, Any]) -> dict[str, Any]:

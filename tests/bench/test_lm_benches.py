@@ -139,6 +139,9 @@ def test_an_hour_of_the_hybrid_is_its_teachers_and_its_own(text: Path) -> None:
     ]  # fmt: skip
     seconds = [cell["recipe"]["time_budget_s"] for cell in cells]
     assert seconds == [450, 450, 450, 2250, 3600] * 2
+    (short, _) = quality_cells(text, "--seeds", "1")
+    as_measured = cells[0]["recipe"] | {"time_budget_s": 600.0}
+    assert as_measured == short["recipe"], "what ten minutes are spent best on"
     assert cells[3]["teachers"] == [lm_quality._folder(cell) for cell in cells[:3]]
     assert not cells[4]["teachers"]
 

@@ -89,6 +89,41 @@ def test_an_interruption_keeps_the_last_step_and_names_how_to_go_on(
     assert pretrain(repository, "--text", text, *TINY, "--resume") == 0
 
 
+def test_teachers_of_its_own_are_trained_first_and_an_interruption_keeps_them(
+    repository: Path, text: Path, capsys: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from twin.lm.pretrain import Run
+
+    step = Run._one_step
+
+    def interrupted(self: Run, progress: float) -> str:
+        if self.folder.name == "teacher-2":
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, progress)
+
+    school = ["--text", text, *TINY, "--steps", "16", "--teachers", "2"]
+    monkeypatch.setattr(Run, "_one_step", interrupted)
+    assert pretrain(repository, *school) == 130
+    shown = capsys.readouterr()
+    assert "Teacher 1 of 2: " in shown.out
+    assert "teacher-2 is kept as of step 1" in shown.err
+    monkeypatch.undo()
+    assert pretrain(repository, *school) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert pretrain(repository, *school, "--resume", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 12
+
+
+def test_who_goes_often_through_a_text_is_told_of_teachers(
+    repository: Path, text: Path, capsys: Shown
+) -> None:
+    often = [*TINY, "--steps", 600, "--set=stop_early=false"]
+    assert pretrain(repository, "--text", text, *often) == 0
+    assert "`--teachers 3`" in capsys.readouterr().out
+    assert pretrain(repository, "--text", text, *often, "--teachers", 1, "--out", "taught") == 0
+    assert "`--teachers 3`" not in capsys.readouterr().out
+
+
 def test_a_repository_is_learnt_from_as_committed(repository: Path, capsys: Shown) -> None:
     for number in range(12):
         (repository / f"part{number}.py").write_text(f"def f{number}():\n    return {number}\n" * 9)
@@ -131,6 +166,11 @@ def test_a_repository_is_learnt_from_as_committed(repository: Path, capsys: Show
         (["--text", "TEXT", "--teacher", "nobody"], 2, "nobody"),
         (["--text", "TEXT", "--teacher", "a" * 5000], 2, "shorter"),
         (["--text", "TEXT", "--set", "teachers=['x']"], 2, 'order = "windows"'),
+        (["--text", "TEXT", "--teachers", "0"], 2, "Use 1 to 16"),
+        (["--text", "TEXT", "--teachers", "9" * 30], 2, "Use 1 to 16"),
+        (["--text", "TEXT", "--teachers", "3", "--steps", "2"], 2, "too few"),
+        (["--text", "TEXT", "--teachers", "3", "--set", "order=handoff"], 2, 'order = "windows"'),
+        (["--text", "TEXT", "--teachers", "3", "--resume"], 2, "to continue from"),
     ],
 )
 def test_a_wrong_command_is_refused_with_its_cure(

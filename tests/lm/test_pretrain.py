@@ -429,9 +429,10 @@ except KeyboardInterrupt:
 
 
 def launched(
-    root: Path, name: str = "team", order: str = "handoff", stop_after: int = 99, **environ: str
-) -> subprocess.CompletedProcess[str]:
-    (root / "team.py").write_text(TEAM)
+    root: Path, name: str = "team", order: str = "handoff", stop_after: int = 99, *,
+    script: str = TEAM, **environ: str,
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    (root / "team.py").write_text(script)
     # `accelerate launch --cpu` starts one process, whatever number it is told.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     launch += [str(root / "team.py"), str(root)]

@@ -4,7 +4,6 @@ import math
 import os
 import re
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,14 +15,18 @@ import click
 from twin.cli import show
 from twin.cli.door import Door, json_option, pass_door
 from twin.cli.lm_door import checkpoint_folder, models_folder, need_torch, seconds, sentences
+from twin.cli.training_line import watched
 from twin.errors import Refused, UsageError
 
 if TYPE_CHECKING:
     from twin.lm.corpus import Corpus
     from twin.lm.documents import Source
-    from twin.lm.pretrain import Result, Status
+    from twin.lm.pretrain import Result
     from twin.lm.recipe import Recipe
 
+_OFTEN = 20
+"""Times through a text from where on teachers are proposed: at 38 times they are worth 0.09 nats
+a character, at seven a network of its own still learns."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -47,6 +50,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 @click.option("--threads", type=int, default=None, help="Cores to use; default: all.")
 @click.option("--kernels", default=None, help="auto, native, chunked, compiled, reference, triton.")
 @click.option("--teacher", multiple=True, metavar="NAME", help="A model to learn from as well.")
+@click.option(
+    "--teachers",
+    type=int,
+    default=None,
+    metavar="N",
+    help="Trains so many first, in half the time at most, and learns from them; 3 for one.",
+)
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any recipe value.")
 @click.option("--resume", is_flag=True, help="Goes on where a run of this name was ended.")
 @click.option("--force", is_flag=True, help="Replaces a model or run of this name.")
@@ -62,6 +72,8 @@ def command(
     is there under the same name is replaced with `--force` only.
     RECIPE is a TOML file; options go before what is in it.
 
+    Where the time is enough for twenty times the text, `--teachers 3` makes more of it.
+
     Exit code 1 if a stop rule ended the run: the best model so far is there all the same.
 
     \b
@@ -69,6 +81,7 @@ def command(
       twin pretrain --text shakespeare.txt --time-budget 3m
       twin pretrain --git . --preset 8M --out mine --set model.dropout=0.1
       twin pretrain --git . --preset 8M --out better --teacher mine
+      twin pretrain --text shakespeare.txt --time-budget 1h --teachers 3
     """
     follows = os.environ.get("RANK", "0") != "0"  # one of several processes, and not the first
     with sentences():
@@ -80,14 +93,18 @@ def command(
             raise UsageError("`--resume` goes on and `--force` begins anew. Give one of them.")
         root = models_folder(door)
         given["teacher"] = [_teacher(door, one) for one in given["teacher"]]
-        recipe = _recipe(given, root / name if resume else None)
+        number = given["teachers"]
+        # A school's recipes follow from what is given; that of the pupil alone is not enough.
+        recipe = _recipe(given, root / name if resume and number is None else None)
         need_torch("Training")
         quiet = as_json or follows
-        result = _train(recipe, source, root, name, resume=resume, force=force, quiet=quiet)
+        result = _train(
+            recipe, source, root, name, teachers=number, resume=resume, force=force, quiet=quiet
+        )
     if as_json and not follows:
         show.as_json({name: _plain(value) for name, value in asdict(result).items()})
     elif not follows:
-        _tell(result)
+        _tell(result, taught=bool(number or recipe.teachers))
     return 0 if result.finished else Refused.exit_code
 
 
@@ -134,7 +151,9 @@ def _recipe(given: dict[str, Any], folder: Path | None) -> "Recipe":
         recipe = saved_recipe(folder)
     settings = dict(map(parse_setting, given["settings"]))
     if given["teacher"]:
-        settings = {"order": "windows", **settings, "teachers": given["teacher"]}
+        settings["teachers"] = given["teacher"]
+    if given["teacher"] or given["teachers"] is not None:
+        settings = {"order": "windows", **settings}
     for option in ("preset", "tokenizer", "batch", "window", "seed", "threads", "kernels"):
         if given[option] is not None:
             settings[option] = given[option]
@@ -153,12 +172,14 @@ def _recipe(given: dict[str, Any], folder: Path | None) -> "Recipe":
 
 def _train(
     recipe: "Recipe", source: "Source", root: Path, name: str, *,
-    resume: bool, force: bool, quiet: bool,
+    teachers: int | None, resume: bool, force: bool, quiet: bool,
 ) -> "Result":  # fmt: skip
     from twin.lm import place
     from twin.lm.corpus import Wanted, prepare
     from twin.lm.pretrain import pretrain
+    from twin.lm.schooling import attend, share_out
 
+    school = None if teachers is None else share_out(recipe, teachers)
     if not resume and not force:
         place.check_free(root / name)  # before the text is read, which may take long
     wanted = Wanted(
@@ -171,10 +192,16 @@ def _train(
     if not quiet:
         show.say(_about(corpus))
     try:
-        with _watched(quiet=quiet) as (watch, validating), _ends_between_steps() as asked:
-            return pretrain(
-                recipe, corpus, root / name, resume=resume, force=force, tell=watch,
-                tell_validation=validating, asked_to_stop=asked,
+        with watched(quiet=quiet) as line, _ends_between_steps() as asked:
+            if school is None:
+                return pretrain(
+                    recipe, corpus, root / name, resume=resume, force=force, tell=line.told,
+                    tell_validation=line.validating, asked_to_stop=asked,
+                )  # fmt: skip
+            return attend(
+                school, corpus, root / name, resume=resume, force=force, begin=line.begin,
+                ended=line.ended, tell=line.told, tell_validation=line.validating,
+                asked_to_stop=asked,
             )  # fmt: skip
     except KeyboardInterrupt:
         raise click.Abort(_what_is_kept(root / name)) from None
@@ -183,13 +210,15 @@ def _train(
 def _what_is_kept(folder: Path) -> str:
     """What an interruption has left, and the command that goes on from there."""
     from twin.lm import snapshot
+    from twin.lm.schooling import begun
 
-    if not snapshot.exists(folder):
+    last = begun(folder)
+    if last is None:
         return "Interrupted before the first step was saved. Run the same command again."
-    step = snapshot.load(folder)[1]["step"]
+    step = snapshot.load(last)[1]["step"]
     return (
-        f"Interrupted; the run is kept as of step {step:,}. The same command with `--resume` "
-        "goes on from there."
+        f"Interrupted; {'the run' if last == folder else last.name} is kept as of step {step:,}. "
+        "The same command with `--resume` goes on from there."
     )
 
 
@@ -200,47 +229,6 @@ def _about(corpus: "Corpus") -> str:
         f"{len(train.tokens):,} tokens to learn from, {len(held.tokens):,} held out; "
         f"{corpus.tokenizer.vocab_size:,} symbols ({corpus.tokenizer.kind}){left_out}."
     )
-
-
-@contextmanager
-def _watched(
-    *, quiet: bool
-) -> "Iterator[tuple[Callable[[Status], None], Callable[[int, int], None]]]":
-    """A live line on stderr, for the training and for the last validation; nothing where nobody
-    watches."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda status: None, lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[figures]}", markup=False, style="dim"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        line = bar.add_task("Training", total=1.0, figures="")
-
-        def told(status: "Status") -> None:
-            bar.update(line, completed=status.progress, figures=_figures(status))
-
-        def validating(done: int, total: int) -> None:
-            bar.update(line, description="Validating", completed=done / total, figures="")
-
-        yield told, validating
-
-
-def _figures(status: "Status") -> str:
-    parts = [f"step {status.step:,}", f"loss {status.loss:.3f}"]
-    if status.validation is not None:
-        parts.append(f"held out {status.validation:.3f}")
-    parts.append(f"{status.tokens_per_s:,.0f} tok/s")
-    if status.gradient_ratio is not None:
-        parts.append(f"RWKV/Mamba {status.gradient_ratio:.2f}")
-    minutes, seconds = divmod(int(min(status.eta_s, 359_999)), 60)
-    return "  ".join([*parts, f"{minutes}:{seconds:02d} left"])
 
 
 @contextmanager
@@ -268,7 +256,7 @@ def _plain(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _tell(result: "Result") -> None:
+def _tell(result: "Result", *, taught: bool) -> None:
     rows = [
         ("held out, windows without a past", result.validation, result.bits_per_byte),
         ("held out, state carried on", result.validation_carried, result.bits_per_byte_carried),
@@ -282,6 +270,11 @@ def _tell(result: "Result") -> None:
     )
     for warning in result.warnings:
         show.say(warning)
+    if result.epochs >= _OFTEN and not taught:
+        show.say(
+            f"So often through a text is learning it by heart ({result.train_loss:.3f} while "
+            "learning). The same time with `--teachers 3` may make more of it."
+        )
     show.say(result.verdict)
     if result.saved and result.model_step != result.step:
         show.say(
