@@ -369,7 +369,7 @@ def test_where_nothing_is_a_number_no_model_is_saved(
 class Second:
     """Stands for the second of two processes: it is told what the first one measured."""
 
-    rank, world, device = 0, 1, torch.device("cpu")
+    rank, world, sharing, device = 0, 1, 1, torch.device("cpu")
 
     def __init__(self, *numbers: float) -> None:
         self.numbers = list(numbers)

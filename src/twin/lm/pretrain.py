@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from twin.lm import memory, metrics, place, resume, schedule, shards, snapshot, state
 from twin.lm.batches import Batches, check_fits
-from twin.lm.checkpoint import is_checkpoint, load_model, save_model
+from twin.lm.checkpoint import is_checkpoint, load_config, load_model, save_model
 from twin.lm.config import HybridConfig
 from twin.lm.corpus import Corpus
 from twin.lm.errors import BadConfig
@@ -117,10 +117,7 @@ class Run:
         chosen = recipe.kernels if kernels is None else kernels
         chosen = choose(chosen, self.device) if isinstance(chosen, str) else chosen
         if self.device.type == "cpu":
-            free = memory.available_bytes()
-            memory.foresee(
-                self.config, recipe.batch, recipe.window, available=free, kernels=chosen.name
-            )
+            self._foresee_memory(chosen.name)
         self.model = HybridLM(self.config, kernels=chosen, seed=recipe.seed).to(self.device)
         self.team.share(self.model)
         self.precision = choose_precision(
@@ -168,6 +165,21 @@ class Run:
         self.tell_validation: Callable[[int, int], None] = lambda done, total: None
         self.asked_to_stop: Callable[[], bool] = lambda: False
         self.log: metrics.Log | None = None
+
+    def _foresee_memory(self, kernels: str) -> None:
+        """All processes of this machine take of the same memory."""
+        recipe, world = self.recipe, self.team.world
+        free = memory.available_bytes()
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
+        step = memory.Step(
+            config=self.config,
+            batch=recipe.batch // world,
+            window=recipe.window,
+            kernels=kernels,
+            teachers=tuple(load_config(Path(folder)) for folder in recipe.teachers),
+            sharing=self.team.sharing,
+        )
+        memory.foresee(step, available=None if free is None else free // here, world=world)
 
     # ---- the loop
 
@@ -450,6 +462,7 @@ class Run:
             metrics.draw(
                 self.folder, f"{self.folder.name}: {result.parameters / 1e6:.2f}M parameters"
             )
+        self.team.wait()  # all may read the model from here on
         return result
 
     def _look_at_last(self) -> tuple[Evaluation, bool]:
@@ -514,6 +527,7 @@ class Run:
     def save(self, seconds: float | None = None) -> None:
         """Everything that is needed to go on exactly here; all processes have to call it."""
         resume.save(self, seconds)
+        self.team.wait()  # who ends before it is written may take the first process with it
 
     def restore(self) -> None:
         """Goes on where `save` was last called in the folder. Raises BadCheckpoint."""

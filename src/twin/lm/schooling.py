@@ -104,7 +104,6 @@ def attend(
             if not result.saved:
                 raise BadConfig(f"Teacher {number} came to nothing: {result.verdict}")
             ended(result)
-            team.wait()  # until the first process has written what all will read
         begin("Training")
         pupil = replace(school.pupil, teachers=tuple(map(str, folders)))
         return pretrain(

@@ -6,7 +6,10 @@ averaged by DistributedDataParallel; with `--use_fsdp` each process also keeps b
 weights, their gradients, the optimizer's memory and the average (torch's fully_shard, FSDP2).
 """
 
+import atexit
 import os
+import time
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
@@ -18,9 +21,15 @@ if TYPE_CHECKING:
     from twin.lm.model import HybridLM
 
 
+LAST_S: Final = 0.5
+"""That a process of several waits before it ends."""
+
+
 class Team(Protocol):
     rank: int
     world: int
+    sharing: int
+    """Processes that have the weights together."""
 
     @property
     def device(self) -> torch.device:
@@ -56,7 +65,7 @@ class Team(Protocol):
 class Alone:
     """One process."""
 
-    rank, world = 0, 1
+    rank, world, sharing = 0, 1, 1
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +93,8 @@ class Alone:
 class Accelerated:
     """Several processes, as `accelerate` has set them up; each has all weights."""
 
+    sharing = 1
+
     def __init__(self) -> None:
         try:
             from accelerate import Accelerator
@@ -108,6 +119,7 @@ class Accelerated:
                 f"{self._accelerator.distributed_type} is not supported here. Use `accelerate "
                 "launch` with `--multi_gpu` or `--use_fsdp`, or `torchrun` on CPUs."
             )
+        _leave_at_exit()
         self.rank: int = self._accelerator.process_index
         self.world: int = self._accelerator.num_processes
 
@@ -149,6 +161,7 @@ class Sharded(Accelerated):
             if _is_set(name):
                 raise BadConfig(f"{told} is not supported here. Leave it out.")
         super().__init__()
+        self.sharing = self.world
 
     def share(self, model: "HybridLM") -> None:
         from torch.distributed.device_mesh import init_device_mesh
@@ -178,6 +191,21 @@ _REFUSED: Final = {
     "FSDP_ACTIVATION_CHECKPOINTING": "`--fsdp_activation_checkpointing`",
 }
 """What `accelerate launch` leaves in the environment."""
+
+
+@cache
+def _leave_at_exit() -> None:
+    """A process that ends badly takes the others with it, the first one too, which may still be
+    writing the model."""
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        # Gloo's threads may still hold the tensors of the last collective. One that asks for the
+        # interpreter, to let go of them, once that is ending aborts the process; asleep we give it.
+        time.sleep(LAST_S)
 
 
 def gather() -> Team:
