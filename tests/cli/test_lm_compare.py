@@ -38,7 +38,7 @@ def test_a_small_comparison_leaves_tables_and_a_plot_and_goes_on_where_it_was(
     assert "At equal tokens: 96 tokens a run" in shown
     folder = tmp_path / ".twin" / "lm" / ".compare"
     assert {path.name for path in folder.iterdir()} == {
-        ".training.lock", "cells.jsonl", "standings.json", "standings.md", "standings.png",
+        ".training.lock", "cells.jsonl", "standings.json", "standings.md", "standings.svg",
     }  # fmt: skip
     before = (folder / "cells.jsonl").read_bytes()
     assert compare(tmp_path, *arguments, "--json") == 0

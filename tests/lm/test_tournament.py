@@ -262,7 +262,9 @@ def test_tables_are_written_for_people_programs_and_documents(tmp_path: Path) ->
     shown = json.loads((tmp_path / "standings.json").read_text())
     assert shown["standings"][0]["rows"][0]["variant"] == "GF-MH+shift"
     assert shown["standings"][0]["differences"][0]["is_real"] in (True, False)
-    assert (tmp_path / "standings.png").read_bytes().startswith(b"\x89PNG")
+    picture = (tmp_path / "standings.svg").read_text()
+    assert picture.startswith("<svg ")
+    assert "GF-MH+shift" in picture
     text = as_markdown(found, standings(found))
     assert "| GF-MH+shift | 0.001M | 1.6050 | 0.0071 |" in text
     assert (tmp_path / "standings.md").read_text() == text

@@ -149,7 +149,7 @@ def heat(
 
 def ranked(
     panels: Sequence[tuple[str, Sequence[tuple[str, float, float, bool]]]], *, x: str
-) -> Figure:
+) -> str:
     """Panels under each other, each with a title and rows, best on top: (name, mean, half width,
     whether it is told apart from the best)."""
     heights = [0.9 + 0.3 * max(1, len(rows)) for _, rows in panels]
@@ -173,7 +173,7 @@ def ranked(
             axes.set_title(title, fontsize=10, loc="left")
             axes.grid(visible=False, axis="y")
         grid[-1, 0].set_xlabel(x)
-        return figure
+        return svg(figure, "; ".join(title for title, _ in panels))
 
 
 def svg(figure: Figure, title: str) -> str:
@@ -193,13 +193,6 @@ def svg(figure: Figure, title: str) -> str:
     text = re.sub(r'(id="|#|clip-path="url\(#)(?=[A-Za-z][\w.-]*_|p[0-9a-f]{8,}|m[0-9a-f]{8,})',
                   rf"\g<1>{name}-", text)  # fmt: skip
     return re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
-
-
-def save_png(figure: Figure, path: Any) -> None:
-    """The same figure as a picture, white behind it."""
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(path, format="png", dpi=150, facecolor="white", metadata={"Software": None})
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

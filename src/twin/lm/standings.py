@@ -3,7 +3,6 @@
 Owns the table and how it is shown; `significance` owns the statistics, `tournament` the runs.
 """
 
-import io
 import json
 import math
 import statistics
@@ -167,13 +166,13 @@ def as_markdown(found: Found, tables: Sequence[Standing], about: str = "") -> st
 
 
 def write_all(found: Found, tables: Sequence[Standing], folder: Path, about: str = "") -> None:
-    """`standings.json`, `standings.md` and `standings.png`, each whole or not at all."""
+    """`standings.json`, `standings.md` and `standings.svg`, each whole or not at all."""
     shown = json.dumps(as_dict(found, tables), indent=1, allow_nan=False)
     write_whole(folder / "standings.json", shown.encode())
     write_whole(folder / "standings.md", as_markdown(found, tables, about).encode())
     picture = _picture(tables)
     if picture:
-        write_whole(folder / "standings.png", picture)
+        write_whole(folder / "standings.svg", picture.encode())
 
 
 def as_dict(found: Found, tables: Sequence[Standing]) -> dict[str, Any]:
@@ -212,23 +211,20 @@ def _markdown_row(row: Row) -> str:
     )
 
 
-def _picture(tables: Sequence[Standing]) -> bytes:
+def _picture(tables: Sequence[Standing]) -> str:
     """One panel a table, under each other."""
     drawn = [table for table in tables if table.rows and not math.isnan(table.rows[0].validation)]
     if not drawn:
-        return b""
+        return ""
     from twin.lm import plots
 
-    figure = plots.ranked(
+    return plots.ranked(
         [
             (table.title, [_mark(table, row) for row in table.rows if row.validation > 0])
             for table in drawn
         ],
-        x="validation, nats per token; bars one deviation, orange really worse than the best",
+        x="nats per token held out; bars: one deviation; orange: really worse than the best",
     )
-    buffer = io.BytesIO()
-    plots.save_png(figure, buffer)
-    return buffer.getvalue()
 
 
 def _mark(table: Standing, row: Row) -> tuple[str, float, float, bool]:
