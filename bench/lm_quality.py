@@ -181,7 +181,7 @@ def cells(given: argparse.Namespace) -> list[dict[str, Any]]:
             recipe, taught_by = changed(recipes[model], {"seed": seed}), []
             if model == "hybrid" and given.setting in TEACHERS:
                 school = share_out(recipe, TEACHERS[given.setting])
-                recipe = school.pupil
+                recipe = changed(school.pupil, {"teachers": []})  # they are named below
                 taught_by = [_teacher(given, one) for one in school.teachers]
             found += taught_by
             cell = {"setting": given.setting, "model": model, "recipe": recipe.to_dict(),

@@ -110,14 +110,30 @@ def test_teachers_of_its_own_are_trained_first_and_an_interruption_keeps_them(
     monkeypatch.undo()
     assert pretrain(repository, *school) == 2
     assert "--resume" in capsys.readouterr().err
-    assert pretrain(repository, *school, "--resume", "--json") == 0
+    assert pretrain(repository, "--text", text, "--resume", "--teachers", 3) == 2
+    assert "begun with 2 teachers" in capsys.readouterr().err
+    assert pretrain(repository, "--text", text, "--resume", "--json") == 0
     assert json.loads(capsys.readouterr().out)["step"] == 12
+
+
+def test_a_run_without_teachers_is_not_gone_on_with_as_one_that_has_them(
+    repository: Path, text: Path, capsys: Shown
+) -> None:
+    run = ["--text", text, *TINY, "--steps", 16]
+    assert pretrain(repository, *run) == 0
+    assert pretrain(repository, *run, "--teachers", 2, "--resume") == 2
+    assert "begun without teachers" in capsys.readouterr().err
+    assert pretrain(repository, *run, "--teachers", 2, "--force") == 0
+    teachers = repository / ".twin" / "lm" / "rhyme" / "teachers"
+    assert teachers.is_dir()
+    assert pretrain(repository, *run, "--force") == 0
+    assert not teachers.exists()
 
 
 def test_who_goes_often_through_a_text_is_told_of_teachers(
     repository: Path, text: Path, capsys: Shown
 ) -> None:
-    often = [*TINY, "--steps", 600, "--set=stop_early=false"]
+    often = [*TINY, "--steps", 800, "--set=stop_early=false"]
     assert pretrain(repository, "--text", text, *often) == 0
     assert "`--teachers 3`" in capsys.readouterr().out
     assert pretrain(repository, "--text", text, *often, "--teachers", 1, "--out", "taught") == 0
@@ -164,6 +180,7 @@ def test_a_repository_is_learnt_from_as_committed(repository: Path, capsys: Show
         (["a" * 5000, "--text", "TEXT"], 2, "no readable TOML"),
         (["--text", "TEXT", "--set", "validate_every_s=nan"], 2, "no time"),
         (["--text", "TEXT", "--teacher", "nobody"], 2, "nobody"),
+        (["--text", "TEXT", "--set", "teachers=['x']", "--teachers", "2"], 2, "not both"),
         (["--text", "TEXT", "--teacher", "a" * 5000], 2, "shorter"),
         (["--text", "TEXT", "--set", "teachers=['x']"], 2, 'order = "windows"'),
         (["--text", "TEXT", "--teachers", "0"], 2, "Use 1 to 16"),
@@ -171,6 +188,12 @@ def test_a_repository_is_learnt_from_as_committed(repository: Path, capsys: Show
         (["--text", "TEXT", "--teachers", "3", "--steps", "2"], 2, "too few"),
         (["--text", "TEXT", "--teachers", "3", "--set", "order=handoff"], 2, 'order = "windows"'),
         (["--text", "TEXT", "--teachers", "3", "--resume"], 2, "to continue from"),
+        (
+            ["--text", "TEXT", "--teachers", "3", "--kernels", "magic", "--window", "8"],
+            3,
+            "no kernels",
+        ),
+        (["--text", "TEXT", "--teachers", "3", "--batch", "9999"], 2, "--window"),
     ],
 )
 def test_a_wrong_command_is_refused_with_its_cure(

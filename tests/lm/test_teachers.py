@@ -30,13 +30,13 @@ def test_the_target_is_a_share_of_what_all_teachers_expect_and_the_rest_of_what_
     for seed, name in enumerate(("one", "other")):
         train(tmp_path, name, seed=seed, steps=2)
     text = corpus(tmp_path)
-    folders = [str(tmp_path / "one"), str(tmp_path / "other")]
+    folders = [tmp_path / "one", tmp_path / "other"]
     kernels = choose("chunked")
     teachers = Teachers(folders, text, kernels=kernels, device=CPU)
     window = torch.from_numpy(text.train.tokens[:34].astype("int64")).view(2, 17)
     now, after = window[:, :-1], window[:, 1:]
     found = teachers.targets(now, after, 0.75)
-    models = [load_model(Path(folder), kernels=kernels)[0] for folder in folders]
+    models = [load_model(folder, kernels=kernels)[0] for folder in folders]
     expected = sum(model(now)[0].softmax(-1) for model in models) / 2
     truth = torch.nn.functional.one_hot(after, text.tokenizer.vocab_size)
     torch.testing.assert_close(found, 0.75 * expected + 0.25 * truth)
@@ -100,7 +100,7 @@ def test_a_teacher_of_other_tokens_or_none_at_all_is_refused_before_the_first_st
     train(tmp_path, "teacher", steps=1)
     in_bytes = dataclasses.replace(corpus(tmp_path), tokenizer=ByteTokenizer())
     with pytest.raises(BadConfig, match="other tokens"):
-        Teachers([str(tmp_path / "teacher")], in_bytes, kernels=choose("chunked"), device=CPU)
+        Teachers([tmp_path / "teacher"], in_bytes, kernels=choose("chunked"), device=CPU)
     with pytest.raises(BadCheckpoint, match="nobody"):
         taught(tmp_path, "pupil", "nobody")
     assert not (tmp_path / "pupil").exists()

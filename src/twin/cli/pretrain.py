@@ -6,7 +6,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from twin.lm.recipe import Recipe
 
 _OFTEN = 20
-"""Times through a text from where on teachers are proposed: at 38 times they are worth 0.09 nats
-a character, at seven a network of its own still learns."""
+"""Times through a text from where on teachers are proposed. Measured at 38 alone, where they are
+worth 0.09 nats a character; at seven a network by itself still learns."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -72,7 +72,7 @@ def command(
     is there under the same name is replaced with `--force` only.
     RECIPE is a TOML file; options go before what is in it.
 
-    Where the time is enough for twenty times the text, `--teachers 3` makes more of it.
+    Where the time is enough for many times the text, `--teachers 3` may make more of it.
 
     Exit code 1 if a stop rule ended the run: the best model so far is there all the same.
 
@@ -93,9 +93,10 @@ def command(
             raise UsageError("`--resume` goes on and `--force` begins anew. Give one of them.")
         root = models_folder(door)
         given["teacher"] = [_teacher(door, one) for one in given["teacher"]]
-        number = given["teachers"]
-        # A school's recipes follow from what is given; that of the pupil alone is not enough.
-        recipe = _recipe(given, root / name if resume and number is None else None)
+        number, kept = given["teachers"], None
+        if resume:
+            kept, number = _kept(root / name, number)
+        recipe = _recipe(given, kept)
         need_torch("Training")
         quiet = as_json or follows
         result = _train(
@@ -137,18 +138,26 @@ def _source(given: dict[str, Any]) -> "tuple[Source, str]":
     return TextFiles(paths=given["text"], suffixes=given["suffix"]), called
 
 
-def _recipe(given: dict[str, Any], folder: Path | None) -> "Recipe":
+def _kept(folder: Path, teachers: int | None) -> "tuple[Recipe, int | None]":
+    """The recipe of the run that is continued, and how many teachers of its own it has."""
+    need_torch("Training")
+    from twin.lm.pretrain import saved_recipe
+    from twin.lm.schooling import kept
+
+    school = kept(folder)
+    if school is None:
+        return saved_recipe(folder), teachers
+    recipe, number = school
+    return recipe, number if teachers is None else teachers
+
+
+def _recipe(given: dict[str, Any], kept: "Recipe | None") -> "Recipe":
     """From the file, or from the run that is continued; then the options."""
     from twin.lm.recipe import Recipe, changed, load_recipe, parse_setting
 
-    recipe = Recipe()
+    recipe = kept or Recipe()
     if given["recipe"] is not None:
         recipe = load_recipe(given["recipe"])
-    elif folder is not None:
-        need_torch("Training")
-        from twin.lm.pretrain import saved_recipe
-
-        recipe = saved_recipe(folder)
     settings = dict(map(parse_setting, given["settings"]))
     if given["teacher"]:
         settings["teachers"] = given["teacher"]
@@ -167,7 +176,8 @@ def _recipe(given: dict[str, Any], folder: Path | None) -> "Recipe":
         settings |= {"time_budget_s": given["time_budget"], "steps": 0, "tokens": 0}
     if given["steps"] is not None:
         settings |= {"steps": given["steps"], "time_budget_s": 0.0, "tokens": 0}
-    return changed(recipe, settings)
+    recipe = changed(recipe, settings)
+    return replace(recipe, teachers=tuple(str(Path(one).resolve()) for one in recipe.teachers))
 
 
 def _train(

@@ -24,6 +24,7 @@ class Line:
     def begin(self, who: str) -> None:
         """The runs from here on are `who`'s."""
         self._who = who
+        self._show(who, 0.0, "")
 
     def told(self, status: "Status") -> None:
         self._show(self._who, status.progress, _figures(status))
@@ -36,6 +37,7 @@ class Line:
         told = (
             f"{self._who}: {result.validation:.3f} nats per token held out, after "
             f"{result.step:,} steps in {result.seconds:,.0f} s."
+            + ("" if result.finished else f" {result.verdict}")
         )
         if self._bar is not None:
             self._bar.console.print(told, markup=False)

@@ -6,6 +6,7 @@ that is asked for. What the files mean is the business of `checkpoint`, `snapsho
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from twin.lm.errors import BadConfig
 
 SNAPSHOT: Final = "training.safetensors"
 LOCK: Final = ".training.lock"
+TEACHERS: Final = "teachers"
+"""Of a model that trained its own."""
+SCHOOL: Final = f"{TEACHERS}/school.json"
 
 
 @contextmanager
@@ -39,7 +43,7 @@ def claimed(folder: Path, *, doing: str = "trains") -> Iterator[None]:
 
 def check_free(folder: Path) -> None:
     """Raises BadConfig where a model or a run that can go on would be overwritten."""
-    if is_checkpoint(folder) or (folder / SNAPSHOT).is_file():
+    if is_checkpoint(folder) or any((folder / name).is_file() for name in (SNAPSHOT, SCHOOL)):
         raise BadConfig(
             f"{folder.name} is there already. Go on with its run by `--resume`, replace it by "
             "`--force`, or choose another name with `--out`."
@@ -48,5 +52,7 @@ def check_free(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Removes what an earlier run left, the manifest first: from then on it is no model."""
-    for name in (MANIFEST, *FILES, *(f".{name}.new" for name in (MANIFEST, *FILES)), SNAPSHOT):
+    beside = (f".{name}.new" for name in (MANIFEST, *FILES))
+    for name in (MANIFEST, *FILES, *beside, SNAPSHOT, SCHOOL):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / TEACHERS, ignore_errors=True)

@@ -8,7 +8,7 @@ last validation. Knows nothing of terminals: whoever wants to see is told throug
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -78,14 +78,11 @@ def pretrain(
     run = Run(recipe, corpus, folder, kernels=kernels, device=device)
     run.asked_to_stop, run.tell_validation = asked_to_stop, tell_validation
     with place.claimed(folder) if run.leads else nullcontext():
-        if resume:
-            run.restore()
-        elif run.leads:
+        if run.leads and not resume:
             if not force:  # once more: another run may have ended since
                 place.check_free(folder)
             place.clear(folder)
-        run.team.wait()
-        return run.go(tell)
+        return run.start(tell, resume=resume)
 
 
 class Run:
@@ -117,7 +114,8 @@ class Run:
         chosen = recipe.kernels if kernels is None else kernels
         chosen = choose(chosen, self.device) if isinstance(chosen, str) else chosen
         if self.device.type == "cpu":
-            self._foresee_memory(chosen.name)
+            shapes = [load_config(folder / one) for one in recipe.teachers]
+            self.foresee_memory(chosen.name, shapes)
         self.model = HybridLM(self.config, kernels=chosen, seed=recipe.seed).to(self.device)
         self.team.share(self.model)
         self.precision = choose_precision(
@@ -129,7 +127,8 @@ class Run:
         self.dtype = compute_dtype(self.device, recipe.precision)
         self.teachers: Teachers | None = None
         if recipe.teachers:
-            self.teachers = Teachers(recipe.teachers, corpus, kernels=chosen, device=self.device)
+            folders = [folder / one for one in recipe.teachers]
+            self.teachers = Teachers(folders, corpus, kernels=chosen, device=self.device)
         self.called: nn.Module = self.model
         self.optimizers = Optimizers(
             self.model, rates(recipe), newton_dtype=FORMATS[self.precision]
@@ -166,8 +165,8 @@ class Run:
         self.asked_to_stop: Callable[[], bool] = lambda: False
         self.log: metrics.Log | None = None
 
-    def _foresee_memory(self, kernels: str) -> None:
-        """All processes of this machine take of the same memory."""
+    def foresee_memory(self, kernels: str, teachers: Sequence[HybridConfig]) -> None:
+        """Raises NotEnoughMemory. All processes of this machine take of the same."""
         recipe, world = self.recipe, self.team.world
         free = memory.available_bytes()
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
@@ -176,12 +175,19 @@ class Run:
             batch=recipe.batch // world,
             window=recipe.window,
             kernels=kernels,
-            teachers=tuple(load_config(Path(folder)) for folder in recipe.teachers),
+            teachers=tuple(teachers),
             sharing=self.team.sharing,
         )
         memory.foresee(step, available=None if free is None else free // here, world=world)
 
     # ---- the loop
+
+    def start(self, tell: Callable[[Status], None], *, resume: bool) -> Result:
+        """From the first step, or from where a run in the folder was ended."""
+        if resume:
+            self.restore()
+        self.team.wait()
+        return self.go(tell)
 
     def go(self, tell: Callable[[Status], None]) -> Result:
         recipe = self.recipe

@@ -56,8 +56,8 @@ class Recipe:
 
     # Whom it is learnt from, beside the text.
     teachers: tuple[str, ...] = ()
-    """Folders of models of the same tokens; what they expect next is learnt as well. For little
-    text and much time. With `order = "windows"`."""
+    """Folders of models of the same tokens, seen from the run's own; what they expect next is
+    learnt as well. For little text and much time. With `order = "windows"`."""
     teaching: float = 0.9
     """Their share of the loss."""
 

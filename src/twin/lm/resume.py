@@ -17,6 +17,7 @@ from twin.lm.optim import GradientNorms
 from twin.lm.standing import Means
 
 if TYPE_CHECKING:
+    from twin.lm.corpus import Corpus
     from twin.lm.pretrain import Run
 
 
@@ -55,11 +56,7 @@ def save(run: "Run", seconds: float | None = None) -> None:
 def restore(run: "Run") -> None:
     """Goes on where `save` was last called in the folder. Raises BadCheckpoint."""
     tensors, rest = snapshot.load(run.folder)
-    if rest["corpus"] != run.corpus.key:
-        raise BadCheckpoint(
-            "The run was started with another text, tokenizer or held-out part. Continue it "
-            "with the same, or start without `--resume`."
-        )
+    check_text(rest["corpus"], run.corpus)
     snapshot.fill(run.model, tensors, "model.")
     run.optimizers.restore(_under(tensors, "optimizer."))
     if run.average is not None:
@@ -81,6 +78,15 @@ def restore(run: "Run") -> None:
         torch.set_rng_state(tensors["rng"])
     if "rng.cuda" in tensors and run.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"], run.device)
+
+
+def check_text(key: str, corpus: "Corpus") -> None:
+    """Raises BadCheckpoint where a run began with a corpus of another key."""
+    if key != corpus.key:
+        raise BadCheckpoint(
+            "The run was started with another text, tokenizer or held-out part. Continue it "
+            "with the same, or start without `--resume`."
+        )
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

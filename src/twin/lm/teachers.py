@@ -22,20 +22,20 @@ class Teachers:
     """Raises BadCheckpoint for a folder that holds no model, BadConfig for one of other tokens."""
 
     def __init__(
-        self, folders: Sequence[str], corpus: Corpus, *, kernels: Kernels, device: torch.device
+        self, folders: Sequence[Path], corpus: Corpus, *, kernels: Kernels, device: torch.device
     ) -> None:
         self._models = []
         self.warnings: list[str] = []
         for folder in folders:
-            model, spoken, card = load_model(Path(folder), kernels=kernels)
+            model, spoken, card = load_model(folder, kernels=kernels)
             if spoken != corpus.tokenizer:
                 raise BadConfig(
-                    f"The teacher {Path(folder).name} has other tokens than this text. Teach by "
+                    f"The teacher {folder.name} has other tokens than this text. Teach by "
                     "models of the same text and tokenizer."
                 )
             if card.get("corpus", {}).get("key") != corpus.key:
                 self.warnings.append(
-                    f"The teacher {Path(folder).name} learnt from another text or another part of "
+                    f"The teacher {folder.name} learnt from another text or another part of "
                     "it. It may know what is held out here, and these figures would flatter."
                 )
             self._models.append(model.to(device).requires_grad_(False))
