@@ -128,8 +128,8 @@ def attend(
 
 def begun(folder: Path) -> Path | None:
     """The last of the pupil's and its teachers' folders with a run that can go on."""
-    kept = [folder, *(folder / name for name in reversed(_NAMES))]
-    return next(filter(snapshot.exists, kept), None)
+    last_first = [folder, *(folder / name for name in reversed(_NAMES))]
+    return next(filter(snapshot.exists, last_first), None)
 
 
 def kept(folder: Path) -> tuple[Recipe, int] | None:
