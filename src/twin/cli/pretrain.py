@@ -96,7 +96,7 @@ def command(
         given["teacher"] = [_teacher(door, one) for one in given["teacher"]]
         number, kept = given["teachers"], None
         if resume:
-            kept, number = _kept(root / name, number)
+            kept, number = _kept(given, root / name)
         recipe = _recipe(given, kept)
         need_torch("Training")
         quiet = as_json or follows
@@ -114,7 +114,7 @@ def _teacher(door: Door, name: str) -> str:
     """Its folder; whether it is there is asked before the text is read, which may take long."""
     from twin.lm.checkpoint import load_config
 
-    folder = checkpoint_folder(door, name).resolve()
+    folder = checkpoint_folder(door, name)
     load_config(folder)
     return str(folder)
 
@@ -139,17 +139,18 @@ def _source(given: dict[str, Any]) -> "tuple[Source, str]":
     return TextFiles(paths=given["text"], suffixes=given["suffix"]), called
 
 
-def _kept(folder: Path, teachers: int | None) -> "tuple[Recipe, int | None]":
-    """The recipe of the run that is continued, and how many teachers of its own it has."""
+def _kept(given: dict[str, Any], folder: Path) -> "tuple[Recipe | None, int | None]":
+    """The recipe of the run that is continued, where no file takes its place, and how many teachers
+    of its own it has."""
     need_torch("Training")
     from twin.lm.pretrain import saved_recipe
     from twin.lm.schooling import kept
 
-    school = kept(folder)
-    if school is None:
-        return saved_recipe(folder), teachers
+    asked, school = given["teachers"], kept(folder)
+    if school is None:  # a snapshot is large: not read for nothing
+        return None if given["recipe"] is not None else saved_recipe(folder), asked
     recipe, number = school
-    return recipe, number if teachers is None else teachers
+    return recipe, number if asked is None else asked
 
 
 def _recipe(given: dict[str, Any], kept: "Recipe | None") -> "Recipe":

@@ -50,8 +50,12 @@ def check_free(folder: Path) -> None:
         )
 
 
-def clear(folder: Path) -> None:
-    """Removes what an earlier run left, the manifest first: from then on it is no model."""
+def vacate(folder: Path, *, force: bool) -> None:
+    """Removes what an earlier run left, the manifest first: from then on it is no model. For who
+    has claimed the folder. Raises BadConfig as `check_free` does, unless `force`: another run may
+    have ended since it was asked."""
+    if not force:
+        check_free(folder)
     beside = (f".{name}.new" for name in (MANIFEST, *FILES))
     for name in (MANIFEST, *FILES, *beside, SNAPSHOT, SCHOOL):
         (folder / name).unlink(missing_ok=True)

@@ -79,9 +79,7 @@ def pretrain(
     run.asked_to_stop, run.tell_validation = asked_to_stop, tell_validation
     with place.claimed(folder) if run.leads else nullcontext():
         if run.leads and not resume:
-            if not force:  # once more: another run may have ended since
-                place.check_free(folder)
-            place.clear(folder)
+            place.vacate(folder, force=force)
         return run.start(tell, resume=resume)
 
 
@@ -113,9 +111,9 @@ class Run:
         check_fits(len(corpus.train.tokens), recipe.batch, recipe.window)
         chosen = recipe.kernels if kernels is None else kernels
         chosen = choose(chosen, self.device) if isinstance(chosen, str) else chosen
-        if self.device.type == "cpu":
-            shapes = [load_config(folder / one) for one in recipe.teachers]
-            self.foresee_memory(chosen.name, shapes)
+        self.kernels = chosen
+        teachers = [folder / one for one in recipe.teachers]
+        self.foresee_memory([load_config(one) for one in teachers])
         self.model = HybridLM(self.config, kernels=chosen, seed=recipe.seed).to(self.device)
         self.team.share(self.model)
         self.precision = choose_precision(
@@ -126,9 +124,8 @@ class Run:
                 block.compile()
         self.dtype = compute_dtype(self.device, recipe.precision)
         self.teachers: Teachers | None = None
-        if recipe.teachers:
-            folders = [folder / one for one in recipe.teachers]
-            self.teachers = Teachers(folders, corpus, kernels=chosen, device=self.device)
+        if teachers:
+            self.teachers = Teachers(teachers, corpus, kernels=chosen, device=self.device)
         self.called: nn.Module = self.model
         self.optimizers = Optimizers(
             self.model, rates(recipe), newton_dtype=FORMATS[self.precision]
@@ -165,8 +162,10 @@ class Run:
         self.asked_to_stop: Callable[[], bool] = lambda: False
         self.log: metrics.Log | None = None
 
-    def foresee_memory(self, kernels: str, teachers: Sequence[HybridConfig]) -> None:
-        """Raises NotEnoughMemory. All processes of this machine take of the same."""
+    def foresee_memory(self, teachers: Sequence[HybridConfig]) -> None:
+        """Raises NotEnoughMemory, on a CPU. All processes of this machine take of the same."""
+        if self.device.type != "cpu":
+            return
         recipe, world = self.recipe, self.team.world
         free = memory.available_bytes()
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
@@ -174,7 +173,7 @@ class Run:
             config=self.config,
             batch=recipe.batch // world,
             window=recipe.window,
-            kernels=kernels,
+            kernels=self.kernels.name,
             teachers=tuple(teachers),
             sharing=self.team.sharing,
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from twin.lm import durable, place, snapshot
-from twin.lm.checkpoint import is_checkpoint, load_card
+from twin.lm.checkpoint import load_card
 from twin.lm.config import HybridConfig
 from twin.lm.corpus import Corpus
 from twin.lm.errors import BadCheckpoint, BadConfig, LmError
@@ -108,9 +108,7 @@ def attend(
     with place.claimed(folder) if team.rank == 0 else nullcontext():
         if team.rank == 0:
             if not resume:
-                if not force:  # once more: another run may have ended since
-                    place.check_free(folder)
-                place.clear(folder)
+                place.vacate(folder, force=force)
             _keep(school, corpus, folder)
         team.wait()
         taught = snapshot.exists(folder)
@@ -160,9 +158,7 @@ def _check_all(school: School, corpus: Corpus, folder: Path) -> None:
     """Builds both networks for nothing: what is refused is refused now."""
     Run(school.teachers[0], corpus, folder)
     pupil = Run(replace(school.pupil, teachers=()), corpus, folder)
-    if pupil.device.type == "cpu":
-        shapes = [one.shape(corpus.tokenizer.vocab_size) for one in school.teachers]
-        pupil.foresee_memory(pupil.model.kernels.name, shapes)
+    pupil.foresee_memory([one.shape(corpus.tokenizer.vocab_size) for one in school.teachers])
 
 
 def _with_budget(recipe: Recipe, amount: float) -> Recipe:
@@ -214,8 +210,6 @@ def _record(folder: Path) -> tuple[Recipe, int, str] | None:
 
 def _is_done(folder: Path, recipe: Recipe) -> bool:
     """Whether a teacher of this very recipe has come to its end."""
-    if not is_checkpoint(folder):
-        return False
     try:
         card = load_card(folder)
     except BadCheckpoint:
