@@ -37,6 +37,12 @@ TEXT = "the cat sat on the mat, the dog ran after the cat; " * 60
 
 def corpus(tmp_path: Path, text: str = TEXT) -> Corpus:
     (tmp_path / "text.txt").write_text(text)
+    return prepared(tmp_path)
+
+
+def prepared(tmp_path: Path) -> Corpus:
+    """Of the text that is there: what processes that begin together write anew, one of them reads
+    while it is empty."""
     wanted = Wanted(kind="char", control_tokens=False)
     return prepare(TextFiles(paths=[tmp_path / "text.txt"]), wanted, tmp_path / "cache")
 
@@ -403,7 +409,7 @@ def test_processes_judge_a_validation_by_what_the_first_one_found(tmp_path: Path
 TEAM = """
 import dataclasses, sys
 from pathlib import Path
-from tests.lm.test_pretrain import corpus, RECIPE, SHAPE
+from tests.lm.test_pretrain import prepared, RECIPE, SHAPE
 from twin.lm import pretrain as training, shards
 root = Path(sys.argv[1])
 
@@ -421,7 +427,7 @@ recipe = dataclasses.replace(
 )
 left = iter(range(int(steps)))
 try:
-    training.pretrain(recipe, corpus(root), root / name, resume=(root / name).exists(),
+    training.pretrain(recipe, prepared(root), root / name, resume=(root / name).exists(),
                       asked_to_stop=lambda: next(left, None) is None)
 except KeyboardInterrupt:
     pass
@@ -432,6 +438,7 @@ def launched(
     root: Path, name: str = "team", order: str = "handoff", stop_after: int = 99, *,
     script: str = TEAM, **environ: str,
 ) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    (root / "text.txt").write_text(TEXT)
     (root / "team.py").write_text(script)
     # `accelerate launch --cpu` starts one process, whatever number it is told.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

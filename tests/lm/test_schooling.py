@@ -267,12 +267,12 @@ def test_a_teacher_that_came_to_nothing_ends_the_school(tmp_path: Path) -> None:
 TEAM = """
 import dataclasses, sys
 from pathlib import Path
-from tests.lm.test_pretrain import corpus, SHAPE
+from tests.lm.test_pretrain import prepared, SHAPE
 from tests.lm.test_schooling import SCHOOLED
 from twin.lm.schooling import attend, share_out
 root = Path(sys.argv[1])
 recipe = dataclasses.replace(SCHOOLED, model=SHAPE | {"dropout": 0.0})
-attend(share_out(recipe, 2), corpus(root), root / "team")
+attend(share_out(recipe, 2), prepared(root), root / "team")
 """
 
 
