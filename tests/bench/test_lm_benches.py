@@ -103,12 +103,17 @@ def test_training_is_compared_within_rounds_and_with_the_faster_transformer() ->
 
 
 def test_decoding_is_flat_only_if_every_context_was_measured() -> None:
-    def run(context: int, speed: float) -> dict[str, Any]:
-        return {"target": "hybrid", "how": "run", "context": context, "round": 0, "tok_s": speed}
+    def run(number: int, context: int, speed: float) -> dict[str, Any]:
+        about = {"target": "hybrid", "how": "run", "context": context}
+        return {**about, "round": number, "tok_s": speed}
 
-    figures = lm_decode.Figures([run(1024, 100.0), run(4096, 96.0)])
+    figures = lm_decode.Figures(
+        [run(0, 1024, 100.0), run(0, 4096, 96.0), run(1, 1024, 50.0), run(1, 4096, 48.0)]
+    )
     assert figures.not_flat([1024, 4096]) == pytest.approx(4.0)
-    assert figures.not_flat([1024, 4096, 16384]) is None
+    assert figures.slowest("hybrid", [1024, 4096]) == 72.0
+    for found in (figures.not_flat, lambda contexts: figures.slowest("hybrid", contexts)):
+        assert found([1024, 4096, 16384]) is None
 
 
 @pytest.fixture

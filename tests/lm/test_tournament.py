@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from twin.lm import cells
+from twin.lm import cells, processor
 from twin.lm.cells import LINES, Cell, Outcome, read_outcomes
 from twin.lm.corpus import Corpus, Wanted, prepare
 from twin.lm.documents import TextFiles
@@ -146,13 +146,13 @@ def test_another_recipe_or_text_runs_anew(tmp_path: Path, corpus: Corpus) -> Non
     assert cell.key("one text", ["this CPU"]) != cell.key("one text", ["another CPU"])
 
 
-@pytest.mark.parametrize("name", ["_version", "_processor"])
+@pytest.mark.parametrize(("module", "name"), [(cells, "_version"), (processor, "name")])
 def test_runs_of_another_version_or_machine_are_not_taken_for_ones_of_here(
-    name: str, tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+    module: Any, name: str, tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, plan = tmp_path / "out", replace(PLAN, modes=("tokens",))
     run_tournament(plan, corpus, tmp_path / "c", out, pool=Here(scripted))
-    monkeypatch.setattr(cells, name, lambda: "another")
+    monkeypatch.setattr(module, name, lambda: "another")
     pool = Here(scripted)
     run_tournament(plan, corpus, tmp_path / "c", out, pool=pool)
     assert len(pool.cells) == 4

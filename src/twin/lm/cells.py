@@ -11,7 +11,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import threading
 import time
@@ -24,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from twin.lm import processor
 from twin.lm.errors import LmError
 from twin.lm.recipe import Recipe
 
@@ -206,7 +206,7 @@ def _where(recipe: Recipe) -> tuple[str, ...]:
     device = Alone().device
     kernels = choose(recipe.kernels, device)
     precision = choose_precision(device, recipe.precision, has_half=kernels.has_half)
-    return _version(), _processor(), device.type, kernels.name, precision
+    return _version(), processor.name(), device.type, kernels.name, precision
 
 
 def _version() -> str:
@@ -214,17 +214,6 @@ def _version() -> str:
         return metadata.version("cognitive-twin")
     except metadata.PackageNotFoundError:
         return ""
-
-
-def _processor() -> str:
-    """The model's name; what Python knows of it where there is no /proc/cpuinfo."""
-    try:
-        said = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        said = ""
-    named = [line.partition(":")[2].strip() for line in said.splitlines()
-             if line.startswith("model name")]  # fmt: skip
-    return named[0] if named else f"{platform.machine()} {platform.processor()}"
 
 
 def _measured(marks: Sequence[tuple[int, float]]) -> float:

@@ -9,12 +9,11 @@ there: 280, by products of the native kernels' own (`Kernels.linear`), which tak
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from functools import cache
-from pathlib import Path
 from typing import Final, Literal
 
 import torch
 
+from twin.lm import processor
 from twin.lm.errors import KernelUnavailable
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -24,27 +23,15 @@ FORMATS: Final[dict[Chosen, torch.dtype]] = {
 }  # fmt: skip
 
 
-@cache
-def _processor() -> tuple[str, frozenset[str]]:
-    """Who made it and what it says that it can; nothing where there is no /proc/cpuinfo."""
-    try:
-        said = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return "", frozenset()
-    lines = [line.partition(":") for line in said.splitlines()]
-    told = {key.strip(): value.strip() for key, _, value in reversed(lines)}
-    return told.get("vendor_id", ""), frozenset(told.get("flags", "").split())
-
-
 def has_fast_bf16() -> bool:
     """Whether this processor multiplies bfloat16 matrices much faster than float32."""
-    vendor, flags = _processor()
-    return "amx_bf16" in flags or (vendor == "AuthenticAMD" and "avx512_bf16" in flags)
+    flags = processor.flags()
+    return "amx_bf16" in flags or (processor.vendor() == "AuthenticAMD" and "avx512_bf16" in flags)
 
 
 def has_fp16() -> bool:
     """Whether this processor multiplies and adds vectors of half precision (AVX512-FP16)."""
-    return "avx512_fp16" in _processor()[1]
+    return "avx512_fp16" in processor.flags()
 
 
 def choose_precision(

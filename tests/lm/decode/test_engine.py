@@ -12,6 +12,8 @@ import torch
 from twin.lm.config import HybridConfig
 from twin.lm.decode import Engine, measure_loss_change
 from twin.lm.decode import engine as engine_module
+from twin.lm.decode.library import Packed, load
+from twin.lm.decode.packing import FORMS
 from twin.lm.decode.states import ArrayState
 from twin.lm.errors import BadConfig, BadState, BadTokens, KernelUnavailable
 from twin.lm.model import HybridLM
@@ -286,16 +288,38 @@ def test_without_a_compiler_torch_decodes_and_says_why(monkeypatch: pytest.Monke
     assert engine.step([1], engine.init_state(1)).shape == (1, 65)
 
 
+def test_bytes_are_multiplied_exactly_whichever_instructions_do_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that a conversation goes on alike on another processor of the same instruction set."""
+    model, widened, fastest = model_of(), FORMS["int8"][0], load().decode_bytes_way()
+    if fastest == widened:
+        pytest.skip("this processor has one way only")
+    for weight in model.parameters():  # the largest products that there are
+        weight.data[0] = weight.data.abs().max()
+    found = []
+    for way in (widened, fastest):
+        monkeypatch.setattr(
+            engine_module, "Packed", lambda model, form, _, way=way: Packed(model, form, way)
+        )
+        engine = Engine(model, weights="int8")
+        state = engine.init_state(3)
+        found.append([engine.step([1, 2, 3], state) for _ in range(20)])
+    assert np.array_equal(*found)
+
+
 @pytest.mark.slow  # each level is compiled once
 @pytest.mark.parametrize("level", ["avx2", "plain"])
 def test_other_instruction_sets_say_the_same(level: str) -> None:
     program = (
-        "import sys; sys.path.insert(0, '.')\n"
+        "import contextlib, sys; sys.path.insert(0, '.')\n"
         "from tests.lm.decode.test_engine import *\n"
         "for options in ({}, CONTEXT):\n"
         "    test_float32_steps_equal_the_models_forward_pass(options)\n"
         "    test_a_streams_numbers_do_not_depend_on_the_rest_of_the_batch('int8', options)\n"
         "    test_smaller_weights_stay_near_and_say_what_became_of_each_matrix('int8', options)\n"
+        "with contextlib.suppress(pytest.skip.Exception), pytest.MonkeyPatch.context() as patch:\n"
+        "    test_bytes_are_multiplied_exactly_whichever_instructions_do_it(patch)\n"
     )
     environment = {**os.environ, "TWIN_LM_ISA": level}
     done = subprocess.run(

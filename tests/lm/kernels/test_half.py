@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from twin.lm import precision
+from twin.lm import processor
 from twin.lm.config import HybridConfig
 from twin.lm.errors import KernelUnavailable
 from twin.lm.kernels.composed import Composed
@@ -219,7 +219,8 @@ def test_precision_follows_the_machine_and_a_wish_that_it_lacks_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def machine(*flags: str, vendor: str = "GenuineIntel") -> None:
-        monkeypatch.setattr(precision, "_processor", lambda: (vendor, frozenset(flags)))
+        monkeypatch.setattr(processor, "vendor", lambda: vendor)
+        monkeypatch.setattr(processor, "flags", lambda: frozenset(flags))
 
     machine("avx512_fp16", "amx_bf16")
     assert choose_precision(CPU) == "bf16"

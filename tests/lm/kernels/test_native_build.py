@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from twin.lm import processor
 from twin.lm.errors import KernelUnavailable
 from twin.lm.kernels import native, registry
 from twin.lm.kernels.native import build, ops
@@ -197,6 +198,23 @@ def test_where_openmp_is_missing_a_single_thread_is_built(
     body = f'case " $* " in *" -fopenmp "*) exit 1;; esac; exec {real} "$@"'
     monkeypatch.setenv("CXX", fake_compiler(tmp_path, body))
     assert build.load(source, tmp_path / "libgomp.so.1").answer() == 42
+
+
+def test_threads_of_a_runtime_that_is_not_there_are_done_without(source: Path) -> None:
+    """As clang's beside GCC's runtime: what it calls must be missed before it is loaded."""
+    missing = '#ifdef _OPENMP\nextern "C" void nowhere();\nvoid use() { nowhere(); }\n#endif\n'
+    source.write_text(missing + SOURCE)
+    assert build.load(source, Path(str(ops.torch_openmp()))).answer() == 42
+
+
+def test_an_emulated_arm_is_not_built_for_the_x86_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {"flags": " ".join(build.NEEDS["avx512"])}
+    monkeypatch.setattr(processor, "told", lambda: shown)
+    for machine, level in (("x86_64", "avx512"), ("aarch64", "plain")):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        build.machine_level.cache_clear()
+        assert build.machine_level() == level
+    build.machine_level.cache_clear()
 
 
 def test_a_cache_that_cannot_be_written_is_replaced_for_this_process(

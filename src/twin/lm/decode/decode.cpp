@@ -10,109 +10,46 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
+
+#include "../kernels/native/simd.h"
 
 #define PUBLIC __attribute__((visibility("default")))
 
 namespace {
 
-typedef float f16v __attribute__((vector_size(64)));
-typedef int32_t i16v __attribute__((vector_size(64)));
-typedef uint32_t u16v __attribute__((vector_size(64)));
-typedef float f16u __attribute__((vector_size(64), aligned(4)));
-typedef int32_t i16u __attribute__((vector_size(64), aligned(1)));
+using namespace simd;
 
-inline f16v load(const float* p) { return (f16v) * (const f16u*)p; }
-inline void store(float* p, f16v v) { *(f16u*)p = (f16u)v; }
-inline f16v all(float x) { return x - f16v{}; }  // unlike x + 0, the compiler may drop the sum
-
+typedef int16_t vw __attribute__((vector_size(TWIN_BYTES), may_alias));
+typedef int32_t vi_any __attribute__((vector_size(TWIN_BYTES), aligned(1), may_alias));
 
 // Keeps a value in its register: compilers would rather load it again for each use, and here it is
 // loads that there are too many of.
-inline f16v once(f16v v) {
+INLINE vf once(vf v) {
 #if defined(__AVX512F__)
     asm("" : "+v"(v));
 #endif
     return v;
 }
 
-// Halves first: an order that vector units are good at, and the same on every machine.
-inline float fold(f16v v) {
-#if defined(__AVX512F__)
-    __m256 h = _mm256_add_ps(_mm512_castps512_ps256((__m512)v),
-                             _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)));
-    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
-    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
-    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
-#else
-    float t[16];
-    store(t, v);
-    for (int i = 0; i < 8; i++) t[i] += t[i + 8];
-    for (int i = 0; i < 4; i++) t[i] += t[i + 4];
-    return (t[0] + t[2]) + (t[1] + t[3]);
-#endif
-}
-
-// exp with a relative error under 2e-7; Cephes' polynomial after reduction by powers of two.
-inline f16v exp16(f16v x) {
-#if defined(__AVX512F__)
-    // The variable second: that is the one that comes out where it is no number.
-    x = (f16v)_mm512_max_ps(_mm512_set1_ps(-87.0f),
-                            _mm512_min_ps(_mm512_set1_ps(88.0f), (__m512)x));
-    const f16v n = (f16v)_mm512_roundscale_ps((__m512)(x * 1.44269504f), 0x08);
-#else
-    x = x > 88.0f ? all(88.0f) : x;
-    x = x < -87.0f ? all(-87.0f) : x;
-    const f16v shifted = x * 1.44269504f + (x < 0.0f ? all(-0.5f) : all(0.5f));
-    const i16v whole = __builtin_convertvector(shifted, i16v);
-    const f16v n = __builtin_convertvector(whole, f16v);
-#endif
-    const f16v r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    f16v p = all(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-#if defined(__AVX512F__)
-    return (f16v)_mm512_scalef_ps((__m512)p, (__m512)n);
-#else
-    return p * (f16v)((whole + 127) << 23);
-#endif
-}
-
-// 1 / x for x >= 1: a division takes as long as eight products.
-inline f16v inverse16(f16v x) {
-#if defined(__AVX512F__)
-    const f16v guess = (f16v)_mm512_rcp14_ps((__m512)x);
-    return guess * (2.0f - x * guess);
-#else
-    return 1.0f / x;
-#endif
-}
-inline f16v sigmoid16(f16v x) { return inverse16(1.0f + exp16(-x)); }
-inline f16v silu16(f16v x) { return x * inverse16(1.0f + exp16(-x)); }
-inline f16v tanh16(f16v x) { return 2.0f * inverse16(1.0f + exp16(-2.0f * x)) - 1.0f; }
-
-// log(1 + exp(x)) through 2 atanh(y / (2 + y)) with y = exp(-|x|), whose argument is at most 1/3.
-inline f16v softplus16(f16v x) {
-    f16v y = exp16(x < 0.0f ? x : -x), z = y / (2.0f + y), zz = z * z, p = all(1.0f / 15);
-    for (int odd = 13; odd > 0; odd -= 2) p = p * zz + 1.0f / odd;
-    return (x < 0.0f ? all(0.0f) : x) + 2.0f * z * p;
-}
+INLINE vf silu(vf x) { return x * sigmoid(x); }
+INLINE vf tanh(vf x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
 
 }  // namespace
 
 extern "C" {
 
-// A matrix (rows outputs, cols inputs) in panels; kind 0 fp32, 1 bf16, 2 int8 with a scale a row.
+// A matrix (rows outputs, cols inputs) in panels, in the form that its way of multiplying needs;
+// bytes with a scale a row.
 struct Matrix {
     const void* weights;
     const float* scales;
-    int32_t rows, cols, kind, pad;
+    int32_t rows, cols, way, pad;
 };
 
 // Which fusion: the numbers are Python's `Fusion` codes.
@@ -160,22 +97,35 @@ struct Rows {
     int32_t* total;
 };
 
+// Bytes of whole numbers between -127 and 127.
+INLINE void put_bytes(int8_t* to, vi whole) {
+#if defined(__AVX512F__)
+    _mm512_mask_cvtepi32_storeu_epi8(to, 0xffff, (__m512i)whole);
+#elif defined(__AVX2__)
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)whole),
+                                          _mm256_extracti128_si256((__m256i)whole, 1));
+    _mm_storel_epi64((__m128i*)to, _mm_packs_epi16(words, words));
+#else
+    for (int i = 0; i < L; i++) to[i] = (int8_t)whole[i];
+#endif
+}
+
 void quantize(const Rows& in, int n, int cols) {
     for (int r = 0; r < n; r++) {
         const float* x = in.x + (size_t)r * in.stride;
         int8_t* q = in.q + (size_t)r * in.q_stride;
         float most = 0;
-        f16v m = all(0.0f);
-        i16v odd = i16v{};  // not zero where there is a NaN or an infinity
+        vf m = zero();
+        vi odd = vi{};  // not zero where there is a NaN or an infinity
         int c = 0;
-        for (; c + 16 <= cols; c += 16) {
-            f16v v = load(x + c), a = v < 0.0f ? -v : v;
+        for (; c + L <= cols; c += L) {
+            const vf v = load(x + c), a = v < 0.0f ? -v : v;
             m = a > m ? a : m;
-            odd |= ((i16v)v & 0x7f800000) == 0x7f800000;
+            odd |= ((vi)v & 0x7f800000) == 0x7f800000;
         }
         bool is_finite = true;
-        for (int i = 0; i < 16; i++) is_finite = is_finite && odd[i] == 0;
-        for (int i = 0; i < 16; i++) most = m[i] > most ? m[i] : most;
+        for (int i = 0; i < L; i++) is_finite = is_finite && odd[i] == 0;
+        for (int i = 0; i < L; i++) most = m[i] > most ? m[i] : most;
         for (; c < cols; c++) {
             most = std::fabs(x[c]) > most ? std::fabs(x[c]) : most;
             is_finite = is_finite && std::isfinite(x[c]);
@@ -186,22 +136,18 @@ void quantize(const Rows& in, int n, int cols) {
             in.total[r] = 0;
             continue;
         }
-        float inverse = most > 0 ? 127.0f / most : 0.0f;
+        const float inverse = most > 0 ? 127.0f / most : 0.0f;
         int32_t total = 0;
-        i16v totals = i16v{};
-        for (c = 0; c + 16 <= cols; c += 16) {
-            f16v v = load(x + c) * inverse;
-            i16v w = __builtin_convertvector(v + (v < 0.0f ? all(-0.5f) : all(0.5f)), i16v);
-            totals += w;
-#if defined(__AVX512F__)
-            _mm512_mask_cvtepi32_storeu_epi8(q + c, 0xffff, (__m512i)w);
-#else
-            for (int i = 0; i < 16; i++) q[c + i] = (int8_t)w[i];
-#endif
+        vi totals = vi{};
+        for (c = 0; c + L <= cols; c += L) {
+            const vf v = load(x + c) * inverse;
+            const vi whole = __builtin_convertvector(v + (v < 0.0f ? all(-0.5f) : all(0.5f)), vi);
+            totals += whole;
+            put_bytes(q + c, whole);
         }
-        for (int i = 0; i < 16; i++) total += totals[i];
+        for (int i = 0; i < L; i++) total += totals[i];
         for (; c < cols; c++) {
-            float v = x[c] * inverse;
+            const float v = x[c] * inverse;
             q[c] = (int8_t)(v + (v < 0 ? -0.5f : 0.5f));
             total += q[c];
         }
@@ -211,101 +157,145 @@ void quantize(const Rows& in, int n, int cols) {
     }
 }
 
-// Four products of bytes to each of 16 sums. The instruction is written out because the file is
-// compiled for all machines with AVX-512, of which not all have it: `has_vnni` asks at run time.
-template <bool VNNI>
-inline i16v dot4(i16v acc, i16v weights_u8, int32_t inputs_s8) {
+// How weights are multiplied: as fp32, as bf16, as bytes that are widened, or as bytes by the
+// instruction for it. That one is written out because the file is compiled for all machines with
+// AVX-512 or AVX2, of which not all have it: Python asks `decode_bytes_way` at run time.
+enum Way { FP32 = 0, BF16 = 1, BYTES = 2, BYTE_DOTS = 3 };
+
 #if defined(__AVX512F__)
-    if constexpr (VNNI) {
-        const i16v inputs = inputs_s8 - i16v{};
-        asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(weights_u8), "v"(inputs));
-        return acc;
-    }
+#define BYTE_DOT(sum, weights, inputs) \
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(inputs))
+#elif defined(__AVX2__) && (__GNUC__ >= 11 || __clang_major__ >= 12)
+#define BYTE_DOT(sum, weights, inputs) \
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(weights), "x"(inputs))
 #endif
-    int8_t a[4];
-    std::memcpy(a, &inputs_s8, 4);
-    const u16v w = (u16v)weights_u8;
-    acc += (i16v)(w & 255u) * (int32_t)a[0];
-    acc += (i16v)((w >> 8) & 255u) * (int32_t)a[1];
-    acc += (i16v)((w >> 16) & 255u) * (int32_t)a[2];
-    return acc + (i16v)(w >> 24) * (int32_t)a[3];
+
+// a * b, neighbours added: 16-bit numbers whose products' sums fit into 32 bits
+INLINE vi pair_products(vw a, vw b) {
+#if defined(__AVX512F__)
+    return (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__x86_64__)
+    return (vi)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+    return (vi)vpaddq_s32(vmull_s16(vget_low_s16((int16x8_t)a), vget_low_s16((int16x8_t)b)),
+                          vmull_high_s16((int16x8_t)a, (int16x8_t)b));
+#else
+    const vi low = (((vi)a << 16) >> 16) * (((vi)b << 16) >> 16);
+    return low + ((vi)a >> 16) * ((vi)b >> 16);
+#endif
 }
 
-bool has_vnni() {
-#if defined(__AVX512F__)
-    static const bool has = __builtin_cpu_supports("avx512vnni");
-    return has;
-#else
-    return false;
-#endif
+// Four signed bytes of inputs, for each sum.
+template <int WAY>
+struct Four {
+    vi bytes;
+};
+template <>
+struct Four<BYTES> {
+    vw even, odd;  // the first and the third; the second and the fourth
+};
+template <int WAY>
+INLINE Four<WAY> four_bytes(const int8_t* q) {
+    int32_t all_four;
+    std::memcpy(&all_four, q, 4);
+    const vi same = all_four - vi{};
+    if constexpr (WAY == BYTES)
+        return {(vw)(same << 8) >> 8, (vw)same >> 8};
+    else
+        return {same};
 }
+
+// Four products of bytes to each sum; weights are stored as value + 128.
+template <int WAY>
+INLINE vi dot4(vi sum, vi weights, const Four<WAY>& inputs) {
+    if constexpr (WAY == BYTES) {
+        typedef uint16_t vuw __attribute__((vector_size(TWIN_BYTES)));
+        sum += pair_products((vw)weights & 0xff, inputs.even);
+        return sum + pair_products((vw)((vuw)weights >> 8), inputs.odd);
+    } else {
+#if defined(BYTE_DOT)
+        BYTE_DOT(sum, weights, inputs.bytes);
+#endif
+        return sum;
+    }
+}
+
+constexpr int WIDE = PANEL / L;  // vectors of a panel
 
 // M rows times P panels. The inner loop has one chain for each output, in the order of k.
-template <int KIND, bool VNNI, int M, int P>
+template <int WAY, int M, int P>
 void tile(const Matrix& w, const Rows& in, int row, int panel, float* out, int out_stride) {
     const int cols = w.cols;
-    f16v result[M][2 * P];
-    if constexpr (KIND == 2) {
+    constexpr int V = WIDE * P;
+    vf result[M][V];
+    if constexpr (WAY >= BYTES) {
         const int steps = up(cols, 4) / 4;
-        const uint8_t* base = (const uint8_t*)w.weights + (size_t)panel * steps * 128;
-        i16v acc[M][2 * P] = {};
+        const uint8_t* base = (const uint8_t*)w.weights + (size_t)panel * steps * 4 * PANEL;
+        vi sum[M][V] = {};
         for (int k = 0; k < steps; k++) {
-            i16v panel_w[2 * P];
-            _Pragma("GCC unroll 16")
+            Four<WAY> inputs[M];
+            UNROLL
+            for (int m = 0; m < M; m++)
+                inputs[m] = four_bytes<WAY>(in.q + (size_t)(row + m) * in.q_stride + 4 * k);
+            UNROLL
             for (int p = 0; p < P; p++) {
-                const uint8_t* at = base + ((size_t)p * steps + k) * 128;
-                panel_w[2 * p] = (i16v) * (const i16u*)at;
-                panel_w[2 * p + 1] = (i16v) * (const i16u*)(at + 64);
-            }
-            _Pragma("GCC unroll 16")
-            for (int m = 0; m < M; m++) {
-                int32_t four;
-                std::memcpy(&four, in.q + (size_t)(row + m) * in.q_stride + 4 * k, 4);
-                _Pragma("GCC unroll 16")
-                for (int p = 0; p < 2 * P; p++) acc[m][p] = dot4<VNNI>(acc[m][p], panel_w[p], four);
-            }
-        }
-        _Pragma("GCC unroll 16")
-        for (int m = 0; m < M; m++)
-            _Pragma("GCC unroll 16")
-            for (int p = 0; p < 2 * P; p++) {
-                i16v exact = acc[m][p] - 128 * in.total[row + m];
-                result[m][p] = __builtin_convertvector(exact, f16v) * in.scale[row + m] *
-                               load(w.scales + panel * PANEL + p * 16);
-            }
-    } else {
-        _Pragma("GCC unroll 16")
-        for (int m = 0; m < M; m++)
-            _Pragma("GCC unroll 16")
-            for (int p = 0; p < 2 * P; p++) result[m][p] = all(0.0f);
-        for (int k = 0; k < cols; k++) {
-            f16v panel_w[2 * P];
-            _Pragma("GCC unroll 16")
-            for (int p = 0; p < P; p++) {
-                const size_t at = (size_t)(panel + p) * cols + k;
-                if constexpr (KIND == 1) {
-                    u16v both = (u16v) * (const i16u*)((const uint32_t*)w.weights + at * 16);
-                    panel_w[2 * p] = (f16v)(both << 16);
-                    panel_w[2 * p + 1] = (f16v)(both & 0xffff0000u);
-                } else {
-                    const float* f = (const float*)w.weights + at * PANEL;
-                    panel_w[2 * p] = load(f);
-                    panel_w[2 * p + 1] = load(f + 16);
+                const uint8_t* at = base + ((size_t)p * steps + k) * 4 * PANEL;
+                UNROLL
+                for (int v = 0; v < WIDE; v++) {
+                    const vi weights = (vi) * (const vi_any*)(at + 4 * L * v);
+                    UNROLL
+                    for (int m = 0; m < M; m++)
+                        sum[m][p * WIDE + v] = dot4<WAY>(sum[m][p * WIDE + v], weights, inputs[m]);
                 }
             }
-            _Pragma("GCC unroll 16")
+        }
+        UNROLL
+        for (int m = 0; m < M; m++)
+            UNROLL
+            for (int v = 0; v < V; v++) {
+                const vi exact = sum[m][v] - 128 * in.total[row + m];
+                result[m][v] = __builtin_convertvector(exact, vf) * in.scale[row + m] *
+                               load(w.scales + panel * PANEL + v * L);
+            }
+    } else {
+        UNROLL
+        for (int m = 0; m < M; m++)
+            UNROLL
+            for (int v = 0; v < V; v++) result[m][v] = zero();
+        for (int k = 0; k < cols; k++) {
+            vf weights[V];
+            UNROLL
+            for (int p = 0; p < P; p++) {
+                const size_t at = (size_t)(panel + p) * cols + k;
+                if constexpr (WAY == BF16) {
+                    const uint32_t* pairs = (const uint32_t*)w.weights + at * (PANEL / 2);
+                    UNROLL
+                    for (int v = 0; v < WIDE / 2; v++) {
+                        const vu both = (vu)(vi) * (const vi_any*)(pairs + v * L);
+                        weights[p * WIDE + v] = (vf)(both << 16);
+                        weights[p * WIDE + WIDE / 2 + v] = (vf)(both & 0xffff0000u);
+                    }
+                } else {
+                    UNROLL
+                    for (int v = 0; v < WIDE; v++)
+                        weights[p * WIDE + v] = load((const float*)w.weights + at * PANEL + v * L);
+                }
+            }
+            UNROLL
             for (int m = 0; m < M; m++) {
-                f16v x = all(in.x[(size_t)(row + m) * in.stride + k]);
-                _Pragma("GCC unroll 16")
-                for (int p = 0; p < 2 * P; p++) result[m][p] += x * panel_w[p];
+                const vf x = all(in.x[(size_t)(row + m) * in.stride + k]);
+                UNROLL
+                for (int v = 0; v < V; v++) result[m][v] += x * weights[v];
             }
         }
     }
-    _Pragma("GCC unroll 16")
+    UNROLL
     for (int m = 0; m < M; m++)
-        _Pragma("GCC unroll 16")
-        for (int p = 0; p < 2 * P; p++)
-            store(out + (size_t)(row + m) * out_stride + panel * PANEL + p * 16, result[m][p]);
+        UNROLL
+        for (int v = 0; v < V; v++)
+            store(out + (size_t)(row + m) * out_stride + panel * PANEL + v * L, result[m][v]);
 }
 
 // How many rows fit into the registers with one panel.
@@ -315,46 +305,46 @@ constexpr int MOST = 12;
 constexpr int MOST = 2;
 #endif
 
-template <int KIND, bool VNNI>
+template <int WAY>
 void rows_times(const Matrix& w, const Rows& in, int n, float* out, int stride) {
     const int panels = up(w.rows, PANEL) / PANEL;
     if (n == 1) {  // bound by memory: two panels at once, so that latency does not count
         int p = 0;
-        for (; p + 2 <= panels; p += 2) tile<KIND, VNNI, 1, 2>(w, in, 0, p, out, stride);
-        if (p < panels) tile<KIND, VNNI, 1, 1>(w, in, 0, p, out, stride);
+        for (; p + 2 <= panels; p += 2) tile<WAY, 1, 2>(w, in, 0, p, out, stride);
+        if (p < panels) tile<WAY, 1, 1>(w, in, 0, p, out, stride);
         return;
     }
     for (int p = 0; p < panels; p++) {
         int r = 0;
         if constexpr (MOST == 12) {
-            for (; r + 12 <= n; r += 12) tile<KIND, VNNI, 12, 1>(w, in, r, p, out, stride);
-            for (; r + 8 <= n; r += 8) tile<KIND, VNNI, 8, 1>(w, in, r, p, out, stride);
-            for (; r + 4 <= n; r += 4) tile<KIND, VNNI, 4, 1>(w, in, r, p, out, stride);
+            for (; r + 12 <= n; r += 12) tile<WAY, 12, 1>(w, in, r, p, out, stride);
+            for (; r + 8 <= n; r += 8) tile<WAY, 8, 1>(w, in, r, p, out, stride);
+            for (; r + 4 <= n; r += 4) tile<WAY, 4, 1>(w, in, r, p, out, stride);
         }
-        for (; r + 2 <= n; r += 2) tile<KIND, VNNI, 2, 1>(w, in, r, p, out, stride);
-        if (r < n) tile<KIND, VNNI, 1, 1>(w, in, r, p, out, stride);
+        for (; r + 2 <= n; r += 2) tile<WAY, 2, 1>(w, in, r, p, out, stride);
+        if (r < n) tile<WAY, 1, 1>(w, in, r, p, out, stride);
     }
 }
 
 // out (n, stride) = in (n, cols) times the matrix transposed; writes up to a multiple of 32 columns.
 void times(const Matrix& w, const Rows& in, int n, float* out, int stride) {
-    if (w.kind == 2 && has_vnni())
-        rows_times<2, true>(w, in, n, out, stride);
-    else if (w.kind == 2)
-        rows_times<2, false>(w, in, n, out, stride);
-    else if (w.kind == 1)
-        rows_times<1, false>(w, in, n, out, stride);
-    else
-        rows_times<0, false>(w, in, n, out, stride);
+    switch (w.way) {
+#if defined(BYTE_DOT)
+        case BYTE_DOTS: return rows_times<BYTE_DOTS>(w, in, n, out, stride);
+#endif
+        case BYTES: return rows_times<BYTES>(w, in, n, out, stride);
+        case BF16: return rows_times<BF16>(w, in, n, out, stride);
+        default: return rows_times<FP32>(w, in, n, out, stride);
+    }
 }
 
 // out = x / rms(x) * weight; D is a multiple of 16. A null weight counts as ones.
 void rmsnorm(const float* x, const float* weight, float eps, int D, float* out) {
-    f16v squares = all(0.0f);
-    for (int d = 0; d < D; d += 16) squares += load(x + d) * load(x + d);
-    float inverse = 1.0f / std::sqrt(fold(squares) / D + eps);
-    for (int d = 0; d < D; d += 16) {
-        f16v v = load(x + d) * inverse;
+    vf squares = zero();
+    for (int d = 0; d < D; d += L) squares += load(x + d) * load(x + d);
+    float inverse = 1.0f / std::sqrt(sum(squares) / D + eps);
+    for (int d = 0; d < D; d += L) {
+        vf v = load(x + d) * inverse;
         store(out + d, weight ? v * load(weight + d) : v);
     }
 }
@@ -401,66 +391,72 @@ Scratch lay_out(const Network& g, float* at, int n) {
     return s;
 }
 
+// Columns of a state that are moved at once, so that they stay in registers. Every head has a
+// multiple of 16.
+constexpr int BLOCK = L > 4 ? 32 : 16;
+
+// V vectors of columns of one head of RWKV: o += r S, S = diag(w) S + k v'.
+template <int V>
+INLINE void wkv_columns(const float* r, const float* w, const float* k, const float* v, int K,
+                        float* S, float* o) {
+    vf value[V], out[V];
+    UNROLL
+    for (int i = 0; i < V; i++) {
+        value[i] = load(v + i * L);
+        out[i] = load(o + i * L);
+    }
+    for (int c = 0; c < K; c++) {
+        float* row = S + (size_t)c * K;
+        const vf rc = all(r[c]), wc = all(w[c]), kc = all(k[c]);
+        UNROLL
+        for (int i = 0; i < V; i++) {
+            const vf s = once(load(row + i * L));
+            out[i] += rc * s;
+            store(row + i * L, wc * s + kc * value[i]);
+        }
+    }
+    UNROLL
+    for (int i = 0; i < V; i++) store(o + i * L, out[i]);
+}
+
 // One stream's RWKV recurrence; reads p = [r|k|v|g|..] and w (decays before exp(-exp(.)), which
 // it overwrites), moves the state by one token. In passes over all heads, so that the latencies of
 // one head's sums hide behind the next head's.
 void wkv(const Network& g, const Layer& l, const float* p, float* w, float* state, float* o) {
     const int D = g.D, K = g.K;
     const float *r = p, *k = r + D, *v = k + D, *gate = v + D;
-    for (int d = 0; d < D; d += 16) {
-        f16v logw = -exp16(load(w + d) + load(l.decay_base + d));
-        store(w + d, exp16(logw < g.logw_min ? all(g.logw_min) : logw));
+    for (int d = 0; d < D; d += L) {
+        vf logw = -exponential(load(w + d) + load(l.decay_base + d));
+        store(w + d, exponential(logw < g.logw_min ? all(g.logw_min) : logw));
     }
     for (int h = 0; h < D; h += K) {  // what the token says to itself: sum_k r_k u_k k_k times v
-        f16v bonus = all(0.0f);
-        for (int c = h; c < h + K; c += 16) bonus += load(r + c) * load(l.bonus + c) * load(k + c);
-        const float own = fold(bonus);
-        for (int c = h; c < h + K; c += 16) store(o + c, own * load(v + c));
+        vf bonus = zero();
+        for (int c = h; c < h + K; c += L) bonus += load(r + c) * load(l.bonus + c) * load(k + c);
+        const float own = sum(bonus);
+        for (int c = h; c < h + K; c += L) store(o + c, own * load(v + c));
     }
     for (int h = 0; h < D; h += K) {
         float* S = state + (size_t)h * K;
         int at = 0;
-        for (; at + 32 <= K; at += 32) {
-            const f16v va = load(v + h + at), vb = load(v + h + at + 16);
-            f16v oa = load(o + h + at), ob = load(o + h + at + 16);
-            for (int c = 0; c < K; c++) {
-                float* row = S + (size_t)c * K + at;
-                const f16v sa = once(load(row)), sb = once(load(row + 16));
-                const f16v rc = all(r[h + c]), wc = all(w[h + c]), kc = all(k[h + c]);
-                oa += rc * sa;
-                ob += rc * sb;
-                store(row, wc * sa + kc * va);
-                store(row + 16, wc * sb + kc * vb);
-            }
-            store(o + h + at, oa);
-            store(o + h + at + 16, ob);
-        }
-        for (; at < K; at += 16) {
-            const f16v va = load(v + h + at);
-            f16v oa = load(o + h + at);
-            for (int c = 0; c < K; c++) {
-                float* row = S + (size_t)c * K + at;
-                const f16v sa = load(row);
-                oa += r[h + c] * sa;
-                store(row, w[h + c] * sa + k[h + c] * va);
-            }
-            store(o + h + at, oa);
-        }
+        for (; at + BLOCK <= K; at += BLOCK)
+            wkv_columns<BLOCK / L>(r + h, w + h, k + h, v + h + at, K, S + at, o + h + at);
+        for (; at < K; at += 16)
+            wkv_columns<16 / L>(r + h, w + h, k + h, v + h + at, K, S + at, o + h + at);
     }
     for (int h = 0; h < D; h += K) {
-        f16v total = all(0.0f), squares = all(0.0f);
-        for (int c = h; c < h + K; c += 16) total += load(o + c);
-        const float mean = fold(total) / K;
-        for (int c = h; c < h + K; c += 16) squares += (load(o + c) - mean) * (load(o + c) - mean);
-        const float inverse = 1.0f / std::sqrt(fold(squares) / K + g.head_eps);
-        for (int c = h; c < h + K; c += 16) {
-            f16v y = (load(o + c) - mean) * inverse * load(l.group_weight + c);
-            store(o + c, (y + load(l.group_bias + c)) * silu16(load(gate + c)));
+        vf total = zero(), squares = zero();
+        for (int c = h; c < h + K; c += L) total += load(o + c);
+        const float mean = sum(total) / K;
+        for (int c = h; c < h + K; c += L) squares += (load(o + c) - mean) * (load(o + c) - mean);
+        const float inverse = 1.0f / std::sqrt(sum(squares) / K + g.head_eps);
+        for (int c = h; c < h + K; c += L) {
+            vf y = (load(o + c) - mean) * inverse * load(l.group_weight + c);
+            store(o + c, (y + load(l.group_bias + c)) * silu(load(gate + c)));
         }
     }
 }
 
-// The convolution's step over channels c .. c + 15 (or the one channel c): x holds the newest input
+// The convolution's step over a vector of channels from c on (or the one channel c): x holds the newest input
 // and becomes the mixed one, conv the W - 1 inputs before.
 template <typename Lanes>
 void convolve(const Network& g, const Layer& l, float* x, float* conv, int C, int c) {
@@ -480,72 +476,73 @@ void convolve(const Network& g, const Layer& l, float* x, float* conv, int C, in
     std::memcpy(x + c, &y, sizeof y);
 }
 
+// V vectors of channels of one head of Mamba: S = a S + dt B x', y = C S + skip x.
+template <int V>
+INLINE void ssd_columns(float a, float dt, float skip, const float* B, const float* C,
+                        const float* x, int N, int P, float* S, float* y) {
+    vf step[V], out[V];
+    UNROLL
+    for (int i = 0; i < V; i++) {
+        step[i] = load(x + i * L);
+        out[i] = step[i] * skip;
+        step[i] *= dt;
+    }
+    const vf kept = all(a);
+    for (int n = 0; n < N; n++) {
+        float* row = S + (size_t)n * P;
+        const vf b = all(B[n]), c = all(C[n]);
+        UNROLL
+        for (int i = 0; i < V; i++) {
+            const vf s = kept * load(row + i * L) + b * step[i];
+            store(row + i * L, s);
+            out[i] += c * s;
+        }
+    }
+    UNROLL
+    for (int i = 0; i < V; i++) store(y + i * L, out[i]);
+}
+
 // One stream's convolution and state space; p = [z|x|B|C|dt] is overwritten.
 void mamba(const Network& g, const Layer& l, float* p, float* conv, float* ssm, float* o) {
     const int P = g.P, N = g.N, Di = g.Hm * P, C = Di + 2 * N;
     const float* z = p;
     float *x = p + Di, *dt = p + Di + C;
     int c = 0;
-    for (; c + 16 <= C; c += 16) {
-        convolve<f16v>(g, l, x, conv, C, c);
-        store(x + c, silu16(load(x + c)));
+    for (; c + L <= C; c += L) {
+        convolve<vf>(g, l, x, conv, C, c);
+        store(x + c, silu(load(x + c)));
     }
     for (; c < C; c++) {
         convolve<float>(g, l, x, conv, C, c);
         x[c] = x[c] / (1.0f + std::exp(-x[c]));
     }
     float kept[MOST_HEADS];
-    for (int h = 0; h < g.Hm; h += 16) {  // `lay_out` leaves room
-        const f16v step = softplus16(load(dt + h) + load(l.dt_bias + h));
+    for (int h = 0; h < g.Hm; h += L) {  // `lay_out` leaves room
+        const vf step = softplus(load(dt + h) + load(l.dt_bias + h));
         store(dt + h, step);
-        store(kept + h, exp16(load(l.a + h) * step));
+        store(kept + h, exponential(load(l.a + h) * step));
     }
     const float *B = x + Di, *Cs = B + N;
     for (int h = 0; h < g.Hm; h++) {
-        float* S = ssm + (size_t)h * N * P;
-        const float a = kept[h];
+        float *S = ssm + (size_t)h * N * P, *xh = x + h * P, *oh = o + h * P;
         int at = 0;
-        for (; at + 32 <= P; at += 32) {
-            f16v xa = load(x + h * P + at), xb = load(x + h * P + at + 16);
-            f16v ya = xa * l.skip[h], yb = xb * l.skip[h];
-            xa *= dt[h];
-            xb *= dt[h];
-            for (int i = 0; i < N; i++) {
-                float* row = S + (size_t)i * P + at;
-                const f16v b = all(B[i]), c = all(Cs[i]);
-                const f16v sa = a * load(row) + b * xa, sb = a * load(row + 16) + b * xb;
-                store(row, sa);
-                store(row + 16, sb);
-                ya += c * sa;
-                yb += c * sb;
-            }
-            store(o + h * P + at, ya);
-            store(o + h * P + at + 16, yb);
-        }
-        for (; at < P; at += 16) {
-            f16v xa = load(x + h * P + at), ya = xa * l.skip[h];
-            xa *= dt[h];
-            for (int i = 0; i < N; i++) {
-                float* row = S + (size_t)i * P + at;
-                const f16v sa = a * load(row) + B[i] * xa;
-                store(row, sa);
-                ya += Cs[i] * sa;
-            }
-            store(o + h * P + at, ya);
-        }
+        for (; at + BLOCK <= P; at += BLOCK)
+            ssd_columns<BLOCK / L>(kept[h], dt[h], l.skip[h], B, Cs, xh + at, N, P, S + at, oh + at);
+        for (; at < P; at += 16)
+            ssd_columns<16 / L>(kept[h], dt[h], l.skip[h], B, Cs, xh + at, N, P, S + at, oh + at);
     }
-    f16v squares = all(0.0f);
-    for (int d = 0; d < Di; d += 16) {
-        const f16v y = load(o + d) * silu16(load(z + d));
+    vf squares = zero();
+    for (int d = 0; d < Di; d += L) {
+        const vf y = load(o + d) * silu(load(z + d));
         store(o + d, y);
         squares += y * y;
     }
-    const float inverse = 1.0f / std::sqrt(fold(squares) / Di + g.eps);
-    for (int d = 0; d < Di; d += 16) store(o + d, load(o + d) * inverse * load(l.mamba_norm + d));
+    const float inverse = 1.0f / std::sqrt(sum(squares) / Di + g.eps);
+    for (int d = 0; d < Di; d += L) store(o + d, load(o + d) * inverse * load(l.mamba_norm + d));
 }
 
 // x += y, times the channel's learnt scale where there is one.
-inline void add(float* x, f16v y, const float* gamma, int d) {
+inline void add(float* x, vf y, const float* gamma, int d) {
     store(x, load(x) + (gamma ? y * load(gamma + d) : y));
 }
 
@@ -558,13 +555,13 @@ void fuse(const Network& g, const Layer& l, const Scratch& s, int n) {
             rmsnorm(r, nullptr, g.eps, D, r);
             rmsnorm(m, nullptr, g.eps, D, m);
         }
-        f16v share = all(0.0f);
+        vf share = zero();
         if (g.fusion == GF) {
-            for (int d = 0; d < 2 * D; d += 16) share += load(r + d) * load(l.fuse_a + d);
-            share = sigmoid16(all(fold(share) + l.fuse_b[0]));
+            for (int d = 0; d < 2 * D; d += L) share += load(r + d) * load(l.fuse_a + d);
+            share = sigmoid(all(sum(share) + l.fuse_b[0]));
         }
-        for (int d = 0; d < D; d += 16) {
-            f16v vr = load(r + d), vm = load(m + d), y;
+        for (int d = 0; d < D; d += L) {
+            vf vr = load(r + d), vm = load(m + d), y;
             switch (g.fusion) {
                 case GF: y = vm + share * (vr - vm); break;
                 case WS: y = vm + l.fuse_a[0] * (vr - vm); break;
@@ -579,15 +576,15 @@ void fuse(const Network& g, const Layer& l, const Scratch& s, int n) {
     }
     if (g.fusion != HGF && g.fusion != CP) return;
     Rows in{s.rm, 2 * s.out_stride, s.q, s.q_stride, s.scale, s.total};
-    if (l.fuse.kind == 2) quantize(in, n, 2 * D);
+    if (l.fuse.way >= BYTES) quantize(in, n, 2 * D);
     times(l.fuse, in, n, s.f, s.f_stride);
     for (int b = 0; b < n; b++) {
         float *x = s.x + (size_t)b * D, *r = s.rm + (size_t)b * 2 * s.out_stride, *m = r + D;
         const float* y = s.f + (size_t)b * s.f_stride;
-        for (int d = 0; d < D; d += 16) {
-            f16v v = load(y + d);
+        for (int d = 0; d < D; d += L) {
+            vf v = load(y + d);
             if (g.fusion == HGF) {
-                f16v share = sigmoid16(v + load(l.fuse_b + d));
+                vf share = sigmoid(v + load(l.fuse_b + d));
                 v = load(m + d) + share * (load(r + d) - load(m + d));
             }
             add(x + d, v, l.gamma_mix, d);
@@ -602,12 +599,12 @@ void run_layer(const Network& g, const Layer& l, const Scratch& s, int n, float*
     const bool has_rwkv = g.fusion != ONLY_MAMBA, has_mamba = g.fusion != ONLY_RWKV;
     Rows in{s.h, D, s.q, s.q_stride, s.scale, s.total};
     for (int b = 0; b < n; b++) rmsnorm(s.x + (size_t)b * D, l.norm1, g.eps, D, s.h + (size_t)b * D);
-    if (l.rwkv_in.kind == 2 || l.mamba_in.kind == 2) quantize(in, n, D);
+    if (l.rwkv_in.way >= BYTES || l.mamba_in.way >= BYTES) quantize(in, n, D);
     if (has_rwkv) {
         times(l.rwkv_in, in, n, s.p, s.p_stride);
         for (int b = 0; b < n; b++) {
             float* lora = s.p + (size_t)b * s.p_stride + 4 * D;
-            for (int c = 0; c < g.R; c += 16) store(lora + c, tanh16(load(lora + c)));
+            for (int c = 0; c < g.R; c += L) store(lora + c, tanh(load(lora + c)));
         }
         Rows lora{s.p + 4 * D, s.p_stride, s.q, s.q_stride, s.scale, s.total};
         times(l.decay_up, lora, n, s.w, s.w_stride);
@@ -625,33 +622,33 @@ void run_layer(const Network& g, const Layer& l, const Scratch& s, int n, float*
     }
     if (has_rwkv) {
         Rows o{s.o, D, s.q, s.q_stride, s.scale, s.total};
-        if (l.rwkv_out.kind == 2) quantize(o, n, D);
+        if (l.rwkv_out.way >= BYTES) quantize(o, n, D);
         times(l.rwkv_out, o, n, s.rm, 2 * s.out_stride);
     }
     if (has_mamba) {
         Rows o{s.o2, Di, s.q, s.q_stride, s.scale, s.total};
-        if (l.mamba_out.kind == 2) quantize(o, n, Di);
+        if (l.mamba_out.way >= BYTES) quantize(o, n, Di);
         // Its padding, if any, would lie beyond 2D, which the stride leaves room for.
         times(l.mamba_out, o, n, s.rm + D, 2 * s.out_stride);
     }
     fuse(g, l, s, n);
     for (int b = 0; b < n; b++) rmsnorm(s.x + (size_t)b * D, l.norm2, g.eps, D, s.h + (size_t)b * D);
-    if (l.up.kind == 2) quantize(in, n, D);
+    if (l.up.way >= BYTES) quantize(in, n, D);
     times(l.up, in, n, s.f, s.f_stride);
     for (int b = 0; b < n; b++) {
         float* f = s.f + (size_t)b * s.f_stride;
-        for (int d = 0; d < up(g.F, 16); d += 16) {
-            f16v v = load(f + d);
-            v = v > 0.0f ? v : all(0.0f);
+        for (int d = 0; d < up(g.F, 16); d += L) {
+            vf v = load(f + d);
+            v = v > 0.0f ? v : zero();
             store(f + d, v * v);
         }
     }
     Rows hidden{s.f, s.f_stride, s.q, s.q_stride, s.scale, s.total};
-    if (l.down.kind == 2) quantize(hidden, n, g.F);
+    if (l.down.way >= BYTES) quantize(hidden, n, g.F);
     times(l.down, hidden, n, s.rm, s.out_stride);
     for (int b = 0; b < n; b++) {
         float *x = s.x + (size_t)b * D, *y = s.rm + (size_t)b * s.out_stride;
-        for (int d = 0; d < D; d += 16) add(x + d, load(y + d), l.gamma_ffn, d);
+        for (int d = 0; d < D; d += L) add(x + d, load(y + d), l.gamma_ffn, d);
     }
 }
 
@@ -663,14 +660,14 @@ void remember(const Network& g, int64_t token, float* recent, float* out) {
     const float own = (float)(token + 1);
     float after[32] = {};
     uint32_t missing = g.looked_up;
-    for (int back = 1; back <= g.window && missing; back += 16) {
-        if (back + 15 <= N) {  // sixteen places at once
-            const i16v hits = load(recent + N - back - 15) == own;
+    for (int back = 1; back <= g.window && missing; back += L) {
+        if (back + L - 1 <= N) {  // as many places at once as a vector has
+            const vi hits = load(recent + N - back - L + 1) == own;
             bool any = false;
-            for (int i = 0; i < 16; i++) any |= hits[i] != 0;
+            for (int i = 0; i < L; i++) any |= hits[i] != 0;
             if (!any) continue;
         }
-        for (int b = back; b < back + 16 && b <= g.window && missing; b++) {
+        for (int b = back; b < back + L && b <= g.window && missing; b++) {
             const int at = N - b;
             if (recent[at] != own) continue;
             const float follower = b == 1 ? own : recent[at + 1];
@@ -713,11 +710,11 @@ void add_context(const Network& g, const Scratch& s, const int64_t* tokens, int 
         remember(g, tokens[b], own, s.f + (size_t)b * s.f_stride);
     }
     Rows in{s.f, s.f_stride, s.q, s.q_stride, s.scale, s.total};
-    if (g.context_projection.kind == 2) quantize(in, n, width);
+    if (g.context_projection.way >= BYTES) quantize(in, n, width);
     times(g.context_projection, in, n, s.rm, s.out_stride);
     for (int b = 0; b < n; b++) {
         float *x = s.x + (size_t)b * g.D, *y = s.rm + (size_t)b * s.out_stride;
-        for (int d = 0; d < g.D; d += 16) store(x + d, load(x + d) + load(y + d));
+        for (int d = 0; d < g.D; d += L) store(x + d, load(x + d) + load(y + d));
     }
 }
 
@@ -754,7 +751,17 @@ PUBLIC int64_t decode_sizes(int which) {
 
 PUBLIC double decode_uniform(uint64_t seed, uint64_t place) { return uniform(seed, place); }
 
-PUBLIC int32_t decode_multiplies_bytes(void) { return has_vnni(); }
+// The fastest way that this processor has to multiply bytes: a matrix's `way`.
+PUBLIC int32_t decode_bytes_way(void) {
+#if defined(BYTE_DOT) && defined(__AVX512F__)
+    return __builtin_cpu_supports("avx512vnni") ? BYTE_DOTS : BYTES;
+#elif defined(BYTE_DOT)
+    unsigned a = 0, b, c, d;  // compilers disagree whether they know this one by name
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1) ? BYTE_DOTS : BYTES;
+#else
+    return BYTES;
+#endif
+}
 
 // Floats that one call needs beside the state, and logits' stride: the caller allocates both.
 PUBLIC int64_t decode_scratch(const Network* g, int64_t n) {
@@ -782,7 +789,7 @@ PUBLIC void decode_step(const Network* network, const int64_t* tokens, float* st
         for (int b = 0; b < rows; b++)
             rmsnorm(s.x + (size_t)b * g.D, g.final_norm, g.eps, g.D, s.h + (size_t)b * g.D);
         Rows in{s.h, g.D, s.q, s.q_stride, s.scale, s.total};
-        if (g.head.kind == 2) quantize(in, rows, g.D);
+        if (g.head.way >= BYTES) quantize(in, rows, g.D);
         times(g.head, in, rows, logits + (size_t)from * stride, stride);
     }
 }

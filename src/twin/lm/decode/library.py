@@ -43,7 +43,7 @@ class Matrix(ctypes.Structure):
 
     _fields_ = (
         ("weights", c_void_p), ("scales", c_void_p),
-        ("rows", c_int32), ("cols", c_int32), ("kind", c_int32), ("pad", c_int32),
+        ("rows", c_int32), ("cols", c_int32), ("way", c_int32), ("pad", c_int32),
     )  # fmt: skip
 
 
@@ -135,7 +135,9 @@ class Packed:
     """A model's weights in the form and order of the native code. Keeps the memory alive that
     `network` points into."""
 
-    def __init__(self, model: "HybridLM", weights: Weights) -> None:
+    def __init__(self, model: "HybridLM", weights: Weights, bytes_way: int) -> None:
+        """`bytes_way`: how bytes are multiplied, as `decode_bytes_way` says it."""
+        self._bytes_way = bytes_way
         self.forms: dict[str, Weights] = {}
         """What each matrix became, by its parameter's name."""
         self._arena = Arena()
@@ -197,10 +199,10 @@ class Packed:
         self._later.append((struct, field, self._arena.add(padded)))
 
     def _matrix(self, struct: Matrix, name: str, value: "Tensor", form: Weights) -> None:
-        kind, pack = FORMS[form]
+        way, pack = FORMS[form]
         panels, scales = pack(_numpy(value))
         struct.rows, struct.cols = value.shape
-        struct.kind = kind
+        struct.way = self._bytes_way if form == "int8" else way
         self.forms[name] = form
         self._later.append((struct, "weights", self._arena.add(panels)))
         self._later.append((struct, "scales", self._arena.add(scales)))

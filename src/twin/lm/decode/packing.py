@@ -17,7 +17,8 @@ PANEL = 32
 ALIGNMENT = 64
 """Bytes of a cache line and of the widest vector."""
 OFFSET = 128
-"""int8 weights are stored above zero: the instruction multiplies unsigned by signed bytes."""
+"""int8 weights are stored above zero: the instruction multiplies unsigned by signed bytes, and
+unsigned ones are the easier to widen."""
 LARGEST = 127
 
 
@@ -52,7 +53,7 @@ FORMS: dict[Weights, tuple[int, Callable[[Floats], tuple[npt.NDArray[Any], Float
     "bf16": (1, as_bf16),
     "int8": (2, as_int8),
 }
-"""Name -> (the number that the C++ side knows it by, what makes it)."""
+"""Name -> (the way to multiply it, as decode.cpp numbers them; what makes it)."""
 
 
 def aligned(num_bytes: int) -> npt.NDArray[np.uint8]:

@@ -22,13 +22,14 @@ import shlex
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
 
-from twin.lm import durable
+from twin.lm import durable, processor
 from twin.lm.errors import KernelUnavailable
 
 log = logging.getLogger(__name__)
@@ -56,23 +57,18 @@ NEEDS: Final = {
     "avx2": {"avx2", "fma", "bmi2", "f16c"},
     "plain": set[str](),
 }
+# What is not there is to be missed when it is linked, as elsewhere, not when it is loaded: clang's
+# threads need another runtime than the one that torch has loaded on Linux.
+LINKED: Final = ["-lm", *(["-Wl,-z,defs"] if sys.platform == "linux" else [])]
 COMPILE_TIMEOUT_S: Final = 300
 CURE: Final = "Install g++ or clang++ (or name one in CXX), or choose the kernels `chunked`."
 
 
 @cache
 def machine_level() -> str:
-    """The best of LEVELS that this processor and its operating system run. Where /proc/cpuinfo
-    does not say (no Linux, no x86) that is `plain`: NEON on 64-bit ARM, SSE2 on x86-64."""
-    flags: set[str] = set()
-    try:
-        for line in Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines():
-            if line.startswith("flags"):
-                flags = set(line.partition(":")[2].split())
-                break
-    except OSError:
-        pass
-    return next(level for level, needed in NEEDS.items() if needed <= flags)
+    """The best of LEVELS that this processor and its operating system run. Where that is not
+    known (no Linux, no x86) it is `plain`: NEON on 64-bit ARM, SSE2 on x86-64."""
+    return next(level for level, needed in NEEDS.items() if needed <= processor.flags())
 
 
 def level() -> str:
@@ -223,10 +219,10 @@ def _build(
                 half = str(Path(work) / "half.o")
                 problem = _run([*command, *flags, *way, "-o", half])
                 problem = problem or _run(
-                    [*command, "-shared", half, str(openmp), "-lm", "-o", str(made)]
+                    [*command, "-shared", half, str(openmp), *LINKED, "-o", str(made)]
                 )
             else:
-                problem = _run([*command, *flags, "-shared", *way, "-lm", "-o", str(made)])
+                problem = _run([*command, *flags, "-shared", *way, *LINKED, "-o", str(made)])
             if not problem:
                 made.chmod(0o700)
                 seal = Path(work) / "seal"
