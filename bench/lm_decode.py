@@ -13,8 +13,9 @@ One thread; greedy; every token is chosen before the next is computed.
 Both have really read the context that they are measured at: the hybrid token by token (its states
 after 1K, 4K, 16K and 64K tokens are kept, and continued from), the transformer in parts of 512
 tokens, up to 16K. All are measured in turns in random order, --rounds times, for --seconds of CPU.
-`flat` is the slowest context's speed below the fastest's, by their ratios to 1K within a round. 64 streams step together against one. `step` is the hybrid called from Python for every
-token, as a server does that picks tokens by its own rules; `run` continues natively.
+`flat` is the slowest context's speed below the fastest's, by their ratios to 1K within a round. 64
+streams step together against one. `step` is the hybrid called from Python for every token, as a
+server does that picks tokens by its own rules; `run` continues natively.
 The last line is JSON.
 """
 
@@ -42,7 +43,7 @@ TARGETS = {
     "hybrid": {"weights": "auto"},
     "hybrid-bf16": {"weights": "bf16"},
     "hybrid-fp32": {"weights": "fp32"},
-    "hybrid-avx-vnni": {"weights": "auto", "isa": "avx2"},
+    "hybrid-avx-vnni": {"weights": "auto", "isa": "avx2", "dots": True},
     "hybrid-avx2": {"weights": "auto", "isa": "avx2", "widened": True},
     "hybrid-plain": {"weights": "auto", "isa": "plain"},
     "transformer-fp32": {"kind": "float32"},
@@ -73,17 +74,22 @@ def _hybrid(spec: dict[str, Any]) -> tuple[dict[str, Any], Measure]:
     from twin.lm.config import HybridConfig, state_bytes
     from twin.lm.decode import Engine
     from twin.lm.decode import engine as engine_module
-    from twin.lm.decode.library import Packed
+    from twin.lm.decode.library import Packed, load
     from twin.lm.decode.packing import FORMS
+    from twin.lm.kernels.native.build import level as build_level
     from twin.lm.model import HybridLM
 
+    widened = FORMS["int8"][0]
     if spec.get("widened"):
-        engine_module.Packed = lambda model, form, way: Packed(model, form, FORMS["int8"][0])
+        engine_module.Packed = lambda model, form, way: Packed(model, form, widened)
     config = HybridConfig(vocab_size=VOCABULARY, **HYBRID)
     model = HybridLM(config, seed=0)
     engine = Engine(model, weights=spec["weights"], threads=1)
     if engine.fallback:
         raise RuntimeError(engine.fallback)
+    way = "widened" if spec.get("widened") or load().decode_bytes_way() == widened else "dots"
+    if spec.get("dots") and way != "dots":
+        raise RuntimeError("this processor has no AVX-VNNI")
     state, read, kept = engine.init_state(1), 0, {}
     clock = Clock()
     last = np.zeros(1, np.int64)
@@ -113,6 +119,8 @@ def _hybrid(spec: dict[str, Any]) -> tuple[dict[str, Any], Measure]:
 
     ready = {
         "name": engine.name,
+        "isa": build_level(),
+        "bytes": way,
         "parameters": model.num_parameters(),
         "weight_mb": round(engine.weight_bytes / 2**20, 2),
         "state_bytes": {str(context): state.num_bytes for context, state in kept.items()},

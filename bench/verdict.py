@@ -2,13 +2,13 @@
 
 import json
 import os
-import platform
 import statistics
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
+
+from twin.lm import processor
 
 
 def at_least(name: str, must: float, got: float | None, *, unit: str = "") -> dict[str, Any]:
@@ -54,15 +54,11 @@ def versions(*packages: str) -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on: processor, its matrix units, cores, and who else was there."""
-    try:
-        told = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        told = ""
-    names = [line.split(":", 1)[1].strip() for line in told.splitlines() if "model name" in line]
+    flags = processor.flags()
     return {
-        "cpu": names[0] if names else platform.processor(),
-        "amx": "amx_bf16" in told,
-        "avx512": "avx512f" in told,
+        "cpu": processor.name(),
+        "amx": "amx_bf16" in flags,
+        "avx512": "avx512f" in flags,
         "cpus": len(os.sched_getaffinity(0)),
         "load_average": [round(value, 2) for value in os.getloadavg()],
     }

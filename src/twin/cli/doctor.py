@@ -32,6 +32,7 @@ from twin.coding.sandbox.cell import fault_of
 from twin.coding.sandbox.limits import LEVELS
 from twin.config import Config, ModelConfig, load_config
 from twin.errors import MissingRequirement, RepositoryError, TwinError
+from twin.lm import processor
 from twin.observe.environments import uv_program
 from twin.store.database import journal_folder
 from twin.store.ingest import backlog_bytes
@@ -373,14 +374,12 @@ def _installed(package: str) -> bool:
 
 
 def _processor(door: Door) -> Iterator[Check]:
-    """Facts, not requirements: what the fast paths of numpy and LightGBM find."""
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        text = ""
-    flags = set(re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)[:1])
-    present = [name for name in wanted if name in " ".join(flags).split()]
+    """Facts, not requirements: what fast paths find, the language model's among them."""
+    wanted = (
+        *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+        *("amx_tile", "amx_int8", "amx_bf16"),
+    )
+    present = [name for name in wanted if name in processor.flags()]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found = f"{cores} cores, {platform.machine()}; {' '.join(present) or 'no wide vectors'}"
     yield Check(name="processor", status="ok", found=found)

@@ -8,8 +8,9 @@ import platform
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Final
 
-X86_64 = ("x86_64", "AMD64")
+X86_64: Final = "x86_64"
 
 
 @cache
@@ -30,7 +31,7 @@ def vendor() -> str:
 
 def flags() -> frozenset[str]:
     """Instruction sets by Linux's names for them; none where it is no x86."""
-    return frozenset(told().get("flags", "").split() if platform.machine() in X86_64 else ())
+    return frozenset(told().get("flags", "").split() if platform.machine() == X86_64 else ())
 
 
 def name() -> str:

@@ -16,6 +16,7 @@ from twin.lm.decode.library import Packed, load
 from twin.lm.decode.packing import FORMS
 from twin.lm.decode.states import ArrayState
 from twin.lm.errors import BadConfig, BadState, BadTokens, KernelUnavailable
+from twin.lm.kernels.native import build
 from twin.lm.model import HybridLM
 
 KNOWN: dict[str, dict[str, Any]] = {
@@ -311,11 +312,19 @@ def test_bytes_are_multiplied_exactly_whichever_instructions_do_it(
 @pytest.mark.slow  # each level is compiled once
 @pytest.mark.parametrize("level", ["avx2", "plain"])
 def test_other_instruction_sets_say_the_same(level: str) -> None:
+    if list(build.LEVELS).index(level) < list(build.LEVELS).index(build.machine_level()):
+        pytest.skip(f"this processor has no {level}")
     program = (
         "import contextlib, sys; sys.path.insert(0, '.')\n"
         "from tests.lm.decode.test_engine import *\n"
-        "for options in ({}, CONTEXT):\n"
+        "for options in KNOWN.values():\n"
         "    test_float32_steps_equal_the_models_forward_pass(options)\n"
+        "for d_state in (12, 14, 28):\n"
+        "    test_equal_streams_stay_equal_where_the_steps_begin_within_a_vector(d_state)\n"
+        "for weights in ('fp32', 'bf16', 'int8'):\n"
+        "    for value in (float('nan'), float('inf')):\n"
+        "        test_a_state_that_is_no_number_gives_logits_that_are_none(weights, value)\n"
+        "for options in ({}, CONTEXT):\n"
         "    test_a_streams_numbers_do_not_depend_on_the_rest_of_the_batch('int8', options)\n"
         "    test_smaller_weights_stay_near_and_say_what_became_of_each_matrix('int8', options)\n"
         "with contextlib.suppress(pytest.skip.Exception), pytest.MonkeyPatch.context() as patch:\n"

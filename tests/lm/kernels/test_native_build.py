@@ -204,7 +204,30 @@ def test_threads_of_a_runtime_that_is_not_there_are_done_without(source: Path) -
     """As clang's beside GCC's runtime: what it calls must be missed before it is loaded."""
     missing = '#ifdef _OPENMP\nextern "C" void nowhere();\nvoid use() { nowhere(); }\n#endif\n'
     source.write_text(missing + SOURCE)
-    assert build.load(source, Path(str(ops.torch_openmp()))).answer() == 42
+    assert build.load(source, ops.torch_openmp()).answer() == 42
+
+
+def test_threads_that_are_there_for_the_compiler_alone_are_done_without(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It links with them, and no loader finds them."""
+    real, hidden = build.compiler()[0], tmp_path / "hidden"
+    hidden.mkdir()
+    (tmp_path / "threads.c").write_text("int nowhere() { return 1; }")
+    made = [real, "-shared", "-fPIC", "-x", "c++", str(tmp_path / "threads.c")]
+    subprocess.run([*made, "-o", str(hidden / "libhidden.so")], check=True)
+    uses = "#ifdef _OPENMP\nint nowhere();\nint use() { return nowhere(); }\n#endif\n"
+    source.write_text(uses + SOURCE)
+    body = (
+        f'case " $* " in *" -fopenmp "*) more="-L{hidden} -lhidden";; esac; exec {real} "$@" $more'
+    )
+    monkeypatch.setenv("CXX", fake_compiler(tmp_path, body))
+    assert build.load(source).answer() == 42
+
+
+def test_an_instruction_is_used_where_the_assembler_knows_it() -> None:
+    assert build.assembles("nop")
+    assert not build.assembles("vpdpbusq %zmm0, %zmm1, %zmm2")
 
 
 def test_an_emulated_arm_is_not_built_for_the_x86_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,9 +235,7 @@ def test_an_emulated_arm_is_not_built_for_the_x86_below_it(monkeypatch: pytest.M
     monkeypatch.setattr(processor, "told", lambda: shown)
     for machine, level in (("x86_64", "avx512"), ("aarch64", "plain")):
         monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
-        build.machine_level.cache_clear()
-        assert build.machine_level() == level
-    build.machine_level.cache_clear()
+        assert build.machine_level.__wrapped__() == level
 
 
 def test_a_cache_that_cannot_be_written_is_replaced_for_this_process(

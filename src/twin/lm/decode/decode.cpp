@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <cstring>
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -158,27 +157,18 @@ void quantize(const Rows& in, int n, int cols) {
 }
 
 // How weights are multiplied: as fp32, as bf16, as bytes that are widened, or as bytes by the
-// instruction for it. That one is written out because the file is compiled for all machines with
-// AVX-512 or AVX2, of which not all have it: Python asks `decode_bytes_way` at run time.
+// instruction for it (TWIN_BYTE_DOTS says that processor and assembler know it).
 enum Way { FP32 = 0, BF16 = 1, BYTES = 2, BYTE_DOTS = 3 };
-
-#if defined(__AVX512F__)
-#define BYTE_DOT(sum, weights, inputs) \
-    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(inputs))
-#elif defined(__AVX2__) && (__GNUC__ >= 11 || __clang_major__ >= 12)
-#define BYTE_DOT(sum, weights, inputs) \
-    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(weights), "x"(inputs))
-#endif
 
 // a * b, neighbours added: 16-bit numbers whose products' sums fit into 32 bits
 INLINE vi pair_products(vw a, vw b) {
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__) && TWIN_BYTES == 64
     return (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && TWIN_BYTES == 32
     return (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#elif defined(__x86_64__)
+#elif defined(__x86_64__) && TWIN_BYTES == 16
     return (vi)_mm_madd_epi16((__m128i)a, (__m128i)b);
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && TWIN_BYTES == 16
     return (vi)vpaddq_s32(vmull_s16(vget_low_s16((int16x8_t)a), vget_low_s16((int16x8_t)b)),
                           vmull_high_s16((int16x8_t)a, (int16x8_t)b));
 #else
@@ -215,8 +205,12 @@ INLINE vi dot4(vi sum, vi weights, const Four<WAY>& inputs) {
         sum += pair_products((vw)weights & 0xff, inputs.even);
         return sum + pair_products((vw)((vuw)weights >> 8), inputs.odd);
     } else {
-#if defined(BYTE_DOT)
-        BYTE_DOT(sum, weights, inputs.bytes);
+#if defined(TWIN_BYTE_DOTS) && TWIN_BYTES == 64
+        asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(inputs.bytes));
+#elif defined(TWIN_BYTE_DOTS)
+        asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(weights), "x"(inputs.bytes));
+#else
+        static_assert(WAY != BYTE_DOTS, "without the instruction bytes are widened");
 #endif
         return sum;
     }
@@ -329,8 +323,9 @@ void rows_times(const Matrix& w, const Rows& in, int n, float* out, int stride) 
 // out (n, stride) = in (n, cols) times the matrix transposed; writes up to a multiple of 32 columns.
 void times(const Matrix& w, const Rows& in, int n, float* out, int stride) {
     switch (w.way) {
-#if defined(BYTE_DOT)
-        case BYTE_DOTS: return rows_times<BYTE_DOTS>(w, in, n, out, stride);
+        case BYTE_DOTS:
+#if defined(TWIN_BYTE_DOTS)
+            return rows_times<BYTE_DOTS>(w, in, n, out, stride);
 #endif
         case BYTES: return rows_times<BYTES>(w, in, n, out, stride);
         case BF16: return rows_times<BF16>(w, in, n, out, stride);
@@ -456,8 +451,8 @@ void wkv(const Network& g, const Layer& l, const float* p, float* w, float* stat
     }
 }
 
-// The convolution's step over a vector of channels from c on (or the one channel c): x holds the newest input
-// and becomes the mixed one, conv the W - 1 inputs before.
+// The convolution's step over a vector of channels from c on (or the one channel c): x holds the
+// newest input and becomes the mixed one, conv the W - 1 inputs before.
 template <typename Lanes>
 void convolve(const Network& g, const Layer& l, float* x, float* conv, int C, int c) {
     auto at = [](const float* from) {
@@ -751,13 +746,10 @@ PUBLIC int64_t decode_sizes(int which) {
 
 PUBLIC double decode_uniform(uint64_t seed, uint64_t place) { return uniform(seed, place); }
 
-// The fastest way that this processor has to multiply bytes: a matrix's `way`.
+// The faster way to multiply bytes here: a matrix's `way`.
 PUBLIC int32_t decode_bytes_way(void) {
-#if defined(BYTE_DOT) && defined(__AVX512F__)
-    return __builtin_cpu_supports("avx512vnni") ? BYTE_DOTS : BYTES;
-#elif defined(BYTE_DOT)
-    unsigned a = 0, b, c, d;  // compilers disagree whether they know this one by name
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1) ? BYTE_DOTS : BYTES;
+#if defined(TWIN_BYTE_DOTS)
+    return BYTE_DOTS;
 #else
     return BYTES;
 #endif
@@ -767,7 +759,7 @@ PUBLIC int32_t decode_bytes_way(void) {
 PUBLIC int64_t decode_scratch(const Network* g, int64_t n) {
     n = n < ROWS ? n : ROWS;
     Scratch s = lay_out(*g, nullptr, (int)n);
-    return (int64_t)((float*)s.q - (float*)nullptr) + s.q_stride / 4 * n + 64;
+    return (int64_t)((uintptr_t)s.q / sizeof(float)) + s.q_stride / 4 * n + 64;
 }
 PUBLIC int64_t decode_logits_stride(const Network* g) { return up(g->VO, PANEL); }
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from twin.lm import processor
 from twin.lm.config import HybridConfig
 from twin.lm.decode.packing import FORMS, Arena, Weights
 from twin.lm.errors import KernelUnavailable
 from twin.lm.kernels.composed import HEAD_NORM_EPS, NORM_EPS
+from twin.lm.kernels.native import build
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).with_name("decode.cpp")
 LANES = 16
-"""Channels of a vector; heads and widths are whole numbers of them."""
+"""Channels of the widest vector; heads and widths are whole numbers of them."""
 MAX_HEAD_DIM = 256
 MAX_MAMBA_HEADS = 1024
 """As MOST_HEADS in decode.cpp."""
@@ -34,6 +36,11 @@ MATRICES = (
     "rwkv.in_proj", "rwkv.decay_up", "rwkv.out_proj", "mamba.in_proj", "mamba.out_proj",
     "fuse.proj", "ffn.up", "ffn.down",
 )  # fmt: skip
+BYTE_DOTS = {
+    "avx512": ("avx512_vnni", "vpdpbusd %zmm0, %zmm1, %zmm2"),
+    "avx2": ("avx_vnni", "{vex} vpdpbusd %ymm0, %ymm1, %ymm2"),
+}
+"""Where there may be an instruction for products of bytes: its flag, and what an assembler says."""
 KEPT = {"rwkv.decay_up": "bf16"}
 """Finer than asked for: an error in a decay is repeated at every token that follows."""
 
@@ -104,9 +111,9 @@ def why_not(model: "HybridLM") -> str:
 def load() -> ctypes.CDLL:
     """The native code with its functions' types, built the first time. Raises KernelUnavailable
     with the reason."""
-    from twin.lm.kernels.native.build import load as build
-
-    library = build(SOURCE)
+    flag, instruction = BYTE_DOTS.get(build.level(), ("", ""))
+    has_dots = flag in processor.flags() and build.assembles(instruction)
+    library = build.load(SOURCE, extra=["-DTWIN_BYTE_DOTS"] if has_dots else [])
     library.decode_sizes.restype = c_int64
     ours = tuple(ctypes.sizeof(each) for each in (Matrix, Layer, Network))
     theirs = tuple(library.decode_sizes(number) for number in range(3))

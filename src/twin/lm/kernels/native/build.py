@@ -58,8 +58,9 @@ NEEDS: Final = {
     "plain": set[str](),
 }
 # What is not there is to be missed when it is linked, as elsewhere, not when it is loaded: clang's
-# threads need another runtime than the one that torch has loaded on Linux.
-LINKED: Final = ["-lm", *(["-Wl,-z,defs"] if sys.platform == "linux" else [])]
+# threads need another runtime than the one that torch has loaded on Linux. Nor is anything loaded
+# that is not used.
+LINKED: Final = ["-lm", *(["-Wl,-z,defs,--as-needed"] if sys.platform == "linux" else [])]
 COMPILE_TIMEOUT_S: Final = 300
 CURE: Final = "Install g++ or clang++ (or name one in CXX), or choose the kernels `chunked`."
 
@@ -116,17 +117,20 @@ def load(source: Path, openmp: Path | None = None, *, extra: Sequence[str] = ())
     """
     command, flags = compiler(), [*FLAGS, *LEVELS[level()], *extra]
     parts = [source.name.encode(), *(p.read_bytes() for p in [source, *_headers(source)])]
-    parts += [_version(tuple(command)), " ".join(flags).encode(), str(openmp).encode()]
+    parts += [_version(tuple(command)), " ".join([*flags, *LINKED]).encode()]
+    parts += [str(openmp).encode()]
     parts += [platform.machine().encode()]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
     name = f"{source.stem}-{level()}-{digest}.so"
     path = _writable(cache_folder()) / name
-    for fresh in (False, True):
-        if fresh or not _is_whole(path):
-            _build(source, path, command, flags, openmp)
+    for attempt in range(3):
+        if attempt or not _is_whole(path):
+            _build(source, path, command, flags, openmp, threads=attempt < 2)
         try:
             return ctypes.CDLL(str(path))
-        except OSError as error:  # cut short, or from a machine with another C library
+        # Cut short, from a machine with another C library, or with threads of a runtime that was
+        # there for the compiler alone.
+        except OSError as error:
             problem = error
     raise KernelUnavailable(f"The native kernels were built but do not load: {problem}. {CURE}")
 
@@ -203,15 +207,25 @@ def _writable(folder: Path) -> Path:
         return own
 
 
+@cache
+def assembles(instruction: str) -> bool:
+    """Whether the compiler's assembler knows it: a new compiler often stands beside an old one.
+    Raises KernelUnavailable where there is no compiler."""
+    with tempfile.TemporaryDirectory() as work:
+        made = str(Path(work) / "made.o")
+        return not _run([*compiler(), "-x", "c++", "-c", "-", "-o", made], f'asm("{instruction}");')
+
+
 def _build(
-    source: Path, path: Path, command: list[str], flags: list[str], openmp: Path | None
-) -> None:
-    """Tries with threads first, then without."""
+    source: Path, path: Path, command: list[str], flags: list[str], openmp: Path | None,
+    *, threads: bool,
+) -> None:  # fmt: skip
+    """Tries with threads first, if asked for, then without."""
     log.info("Building the native kernels (%s) with %s, once.", path.name, command[0])
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
         made = Path(work) / "library.so"
-        ways = [["-fopenmp", str(source)], [str(source)]]
-        if openmp is not None:  # compiled for OpenMP, linked with that very runtime
+        ways = [["-fopenmp", str(source)], [str(source)]] if threads else [[str(source)]]
+        if threads and openmp is not None:  # compiled for OpenMP, linked with that very runtime
             ways.insert(0, ["-fopenmp", "-c", str(source)])
         for way in ways:
             if "-c" in way:
@@ -234,12 +248,12 @@ def _build(
     raise KernelUnavailable(f"The native kernels cannot be built: {problem}. {CURE}")
 
 
-def _run(command: list[str]) -> str:
-    """Nothing, or what went wrong in a line."""
+def _run(command: list[str], code: str = "") -> str:
+    """Nothing, or what went wrong in a line. `code` is what the command reads."""
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=COMPILE_TIMEOUT_S, check=False, text=True,
-            errors="replace", stdin=subprocess.DEVNULL,
+            errors="replace", input=code,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
