@@ -84,7 +84,7 @@ namespace {
 int up(int n, int to) { return (n + to - 1) / to * to; }
 constexpr int PANEL = 32;
 constexpr int MOST_HEADS = 1024;
-constexpr int ROWS = 32;  // streams that are worked on together: their scratch stays in a near cache
+constexpr int ROWS = 64;  // streams that are worked on together; bounds the scratch
 
 // Quantized inputs of a product: one scale and the sum of its bytes for each row.
 struct Rows {
