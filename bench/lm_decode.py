@@ -43,7 +43,7 @@ TARGETS = {
     "hybrid": {"weights": "auto"},
     "hybrid-bf16": {"weights": "bf16"},
     "hybrid-fp32": {"weights": "fp32"},
-    "hybrid-avx-vnni": {"weights": "auto", "isa": "avx2", "dots": True},
+    "hybrid-avx-vnni": {"weights": "auto", "isa": "avx2", "needs_dots": True},
     "hybrid-avx2": {"weights": "auto", "isa": "avx2", "widened": True},
     "hybrid-plain": {"weights": "auto", "isa": "plain"},
     "transformer-fp32": {"kind": "float32"},
@@ -72,23 +72,19 @@ def _hybrid(spec: dict[str, Any]) -> tuple[dict[str, Any], Measure]:
     import numpy as np
 
     from twin.lm.config import HybridConfig, state_bytes
-    from twin.lm.decode import Engine
-    from twin.lm.decode import engine as engine_module
-    from twin.lm.decode.library import Packed, load
-    from twin.lm.decode.packing import FORMS
+    from twin.lm.decode import Engine, library
     from twin.lm.kernels.native.build import level as build_level
     from twin.lm.model import HybridLM
 
-    widened = FORMS["int8"][0]
     if spec.get("widened"):
-        engine_module.Packed = lambda model, form, way: Packed(model, form, widened)
+        library.BYTE_DOTS.clear()
     config = HybridConfig(vocab_size=VOCABULARY, **HYBRID)
     model = HybridLM(config, seed=0)
     engine = Engine(model, weights=spec["weights"], threads=1)
     if engine.fallback:
         raise RuntimeError(engine.fallback)
-    way = "widened" if spec.get("widened") or load().decode_bytes_way() == widened else "dots"
-    if spec.get("dots") and way != "dots":
+    has_dots = library.has_byte_dots()
+    if spec.get("needs_dots") and not has_dots:
         raise RuntimeError("this processor has no AVX-VNNI")
     state, read, kept = engine.init_state(1), 0, {}
     clock = Clock()
@@ -120,7 +116,7 @@ def _hybrid(spec: dict[str, Any]) -> tuple[dict[str, Any], Measure]:
     ready = {
         "name": engine.name,
         "isa": build_level(),
-        "bytes": way,
+        "bytes": "dots" if has_dots else "widened",
         "parameters": model.num_parameters(),
         "weight_mb": round(engine.weight_bytes / 2**20, 2),
         "state_bytes": {str(context): state.num_bytes for context, state in kept.items()},

@@ -29,6 +29,7 @@ def vendor() -> str:
     return told().get("vendor_id", "")
 
 
+@cache
 def flags() -> frozenset[str]:
     """Instruction sets by Linux's names for them; none where it is no x86."""
     return frozenset(told().get("flags", "").split() if platform.machine() == X86_64 else ())

@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from twin.lm.config import HybridConfig
-from twin.lm.decode import Engine, measure_loss_change
+from twin.lm.decode import Engine, library, measure_loss_change
 from twin.lm.decode import engine as engine_module
-from twin.lm.decode.library import Packed, load
-from twin.lm.decode.packing import FORMS
 from twin.lm.decode.states import ArrayState
 from twin.lm.errors import BadConfig, BadState, BadTokens, KernelUnavailable
 from twin.lm.kernels.native import build
@@ -293,16 +291,15 @@ def test_bytes_are_multiplied_exactly_whichever_instructions_do_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So that a conversation goes on alike on another processor of the same instruction set."""
-    model, widened, fastest = model_of(), FORMS["int8"][0], load().decode_bytes_way()
-    if fastest == widened:
+    if not library.has_byte_dots():
         pytest.skip("this processor has one way only")
+    model = model_of()
     for weight in model.parameters():  # the largest products that there are
         weight.data[0] = weight.data.abs().max()
     found = []
-    for way in (widened, fastest):
-        monkeypatch.setattr(
-            engine_module, "Packed", lambda model, form, _, way=way: Packed(model, form, way)
-        )
+    for dots in (library.BYTE_DOTS, {}):
+        monkeypatch.setattr(library, "BYTE_DOTS", dots)
+        monkeypatch.setattr(engine_module, "load", library.load.__wrapped__)
         engine = Engine(model, weights="int8")
         state = engine.init_state(3)
         found.append([engine.step([1, 2, 3], state) for _ in range(20)])
@@ -312,7 +309,7 @@ def test_bytes_are_multiplied_exactly_whichever_instructions_do_it(
 @pytest.mark.slow  # each level is compiled once
 @pytest.mark.parametrize("level", ["avx2", "plain"])
 def test_other_instruction_sets_say_the_same(level: str) -> None:
-    if list(build.LEVELS).index(level) < list(build.LEVELS).index(build.machine_level()):
+    if level not in build.levels():
         pytest.skip(f"this processor has no {level}")
     program = (
         "import contextlib, sys; sys.path.insert(0, '.')\n"

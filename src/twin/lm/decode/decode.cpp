@@ -43,12 +43,14 @@ INLINE vf tanh(vf x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
 
 extern "C" {
 
-// A matrix (rows outputs, cols inputs) in panels, in the form that its way of multiplying needs;
-// bytes with a scale a row.
+// How weights are kept: the numbers are Python's `FORMS`.
+enum { FP32 = 0, BF16 = 1, INT8 = 2 };
+
+// A matrix (rows outputs, cols inputs) in panels; int8 with a scale a row.
 struct Matrix {
     const void* weights;
     const float* scales;
-    int32_t rows, cols, way, pad;
+    int32_t rows, cols, kind, pad;
 };
 
 // Which fusion: the numbers are Python's `Fusion` codes.
@@ -156,9 +158,15 @@ void quantize(const Rows& in, int n, int cols) {
     }
 }
 
-// How weights are multiplied: as fp32, as bf16, as bytes that are widened, or as bytes by the
-// instruction for it (TWIN_BYTE_DOTS says that processor and assembler know it).
-enum Way { FP32 = 0, BF16 = 1, BYTES = 2, BYTE_DOTS = 3 };
+// Four signed bytes of inputs for each sum, and their four products added to it; weights are stored
+// as value + 128. TWIN_BYTE_DOTS says that processor and assembler know the instruction for it;
+// else bytes are widened.
+#if defined(TWIN_BYTE_DOTS)
+typedef vi Four;
+#else
+struct Four {
+    vw even, odd;  // the first and the third; the second and the fourth
+};
 
 // a * b, neighbours added: 16-bit numbers whose products' sums fit into 32 bits
 INLINE vi pair_products(vw a, vw b) {
@@ -176,63 +184,50 @@ INLINE vi pair_products(vw a, vw b) {
     return low + ((vi)a >> 16) * ((vi)b >> 16);
 #endif
 }
+#endif
 
-// Four signed bytes of inputs, for each sum.
-template <int WAY>
-struct Four {
-    vi bytes;
-};
-template <>
-struct Four<BYTES> {
-    vw even, odd;  // the first and the third; the second and the fourth
-};
-template <int WAY>
-INLINE Four<WAY> four_bytes(const int8_t* q) {
+INLINE Four four_bytes(const int8_t* q) {
     int32_t all_four;
     std::memcpy(&all_four, q, 4);
     const vi same = all_four - vi{};
-    if constexpr (WAY == BYTES)
-        return {(vw)(same << 8) >> 8, (vw)same >> 8};
-    else
-        return {same};
+#if defined(TWIN_BYTE_DOTS)
+    return same;
+#else
+    return {(vw)(same << 8) >> 8, (vw)same >> 8};
+#endif
 }
 
-// Four products of bytes to each sum; weights are stored as value + 128.
-template <int WAY>
-INLINE vi dot4(vi sum, vi weights, const Four<WAY>& inputs) {
-    if constexpr (WAY == BYTES) {
-        typedef uint16_t vuw __attribute__((vector_size(TWIN_BYTES)));
-        sum += pair_products((vw)weights & 0xff, inputs.even);
-        return sum + pair_products((vw)((vuw)weights >> 8), inputs.odd);
-    } else {
+INLINE vi dot4(vi sum, vi weights, const Four& inputs) {
 #if defined(TWIN_BYTE_DOTS) && TWIN_BYTES == 64
-        asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(inputs.bytes));
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(inputs));
+    return sum;
 #elif defined(TWIN_BYTE_DOTS)
-        asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(weights), "x"(inputs.bytes));
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(weights), "x"(inputs));
+    return sum;
 #else
-        static_assert(WAY != BYTE_DOTS, "without the instruction bytes are widened");
+    typedef uint16_t vuw __attribute__((vector_size(TWIN_BYTES)));
+    sum += pair_products((vw)weights & 0xff, inputs.even);
+    return sum + pair_products((vw)((vuw)weights >> 8), inputs.odd);
 #endif
-        return sum;
-    }
 }
 
 constexpr int WIDE = PANEL / L;  // vectors of a panel
 
 // M rows times P panels. The inner loop has one chain for each output, in the order of k.
-template <int WAY, int M, int P>
+template <int KIND, int M, int P>
 void tile(const Matrix& w, const Rows& in, int row, int panel, float* out, int out_stride) {
     const int cols = w.cols;
     constexpr int V = WIDE * P;
     vf result[M][V];
-    if constexpr (WAY >= BYTES) {
+    if constexpr (KIND == INT8) {
         const int steps = up(cols, 4) / 4;
         const uint8_t* base = (const uint8_t*)w.weights + (size_t)panel * steps * 4 * PANEL;
         vi sum[M][V] = {};
         for (int k = 0; k < steps; k++) {
-            Four<WAY> inputs[M];
+            Four inputs[M];
             UNROLL
             for (int m = 0; m < M; m++)
-                inputs[m] = four_bytes<WAY>(in.q + (size_t)(row + m) * in.q_stride + 4 * k);
+                inputs[m] = four_bytes(in.q + (size_t)(row + m) * in.q_stride + 4 * k);
             UNROLL
             for (int p = 0; p < P; p++) {
                 const uint8_t* at = base + ((size_t)p * steps + k) * 4 * PANEL;
@@ -241,7 +236,7 @@ void tile(const Matrix& w, const Rows& in, int row, int panel, float* out, int o
                     const vi weights = (vi) * (const vi_any*)(at + 4 * L * v);
                     UNROLL
                     for (int m = 0; m < M; m++)
-                        sum[m][p * WIDE + v] = dot4<WAY>(sum[m][p * WIDE + v], weights, inputs[m]);
+                        sum[m][p * WIDE + v] = dot4(sum[m][p * WIDE + v], weights, inputs[m]);
                 }
             }
         }
@@ -263,7 +258,7 @@ void tile(const Matrix& w, const Rows& in, int row, int panel, float* out, int o
             UNROLL
             for (int p = 0; p < P; p++) {
                 const size_t at = (size_t)(panel + p) * cols + k;
-                if constexpr (WAY == BF16) {
+                if constexpr (KIND == BF16) {
                     const uint32_t* pairs = (const uint32_t*)w.weights + at * (PANEL / 2);
                     UNROLL
                     for (int v = 0; v < WIDE / 2; v++) {
@@ -299,35 +294,31 @@ constexpr int MOST = 12;
 constexpr int MOST = 2;
 #endif
 
-template <int WAY>
+template <int KIND>
 void rows_times(const Matrix& w, const Rows& in, int n, float* out, int stride) {
     const int panels = up(w.rows, PANEL) / PANEL;
     if (n == 1) {  // bound by memory: two panels at once, so that latency does not count
         int p = 0;
-        for (; p + 2 <= panels; p += 2) tile<WAY, 1, 2>(w, in, 0, p, out, stride);
-        if (p < panels) tile<WAY, 1, 1>(w, in, 0, p, out, stride);
+        for (; p + 2 <= panels; p += 2) tile<KIND, 1, 2>(w, in, 0, p, out, stride);
+        if (p < panels) tile<KIND, 1, 1>(w, in, 0, p, out, stride);
         return;
     }
     for (int p = 0; p < panels; p++) {
         int r = 0;
         if constexpr (MOST == 12) {
-            for (; r + 12 <= n; r += 12) tile<WAY, 12, 1>(w, in, r, p, out, stride);
-            for (; r + 8 <= n; r += 8) tile<WAY, 8, 1>(w, in, r, p, out, stride);
-            for (; r + 4 <= n; r += 4) tile<WAY, 4, 1>(w, in, r, p, out, stride);
+            for (; r + 12 <= n; r += 12) tile<KIND, 12, 1>(w, in, r, p, out, stride);
+            for (; r + 8 <= n; r += 8) tile<KIND, 8, 1>(w, in, r, p, out, stride);
+            for (; r + 4 <= n; r += 4) tile<KIND, 4, 1>(w, in, r, p, out, stride);
         }
-        for (; r + 2 <= n; r += 2) tile<WAY, 2, 1>(w, in, r, p, out, stride);
-        if (r < n) tile<WAY, 1, 1>(w, in, r, p, out, stride);
+        for (; r + 2 <= n; r += 2) tile<KIND, 2, 1>(w, in, r, p, out, stride);
+        if (r < n) tile<KIND, 1, 1>(w, in, r, p, out, stride);
     }
 }
 
 // out (n, stride) = in (n, cols) times the matrix transposed; writes up to a multiple of 32 columns.
 void times(const Matrix& w, const Rows& in, int n, float* out, int stride) {
-    switch (w.way) {
-        case BYTE_DOTS:
-#if defined(TWIN_BYTE_DOTS)
-            return rows_times<BYTE_DOTS>(w, in, n, out, stride);
-#endif
-        case BYTES: return rows_times<BYTES>(w, in, n, out, stride);
+    switch (w.kind) {
+        case INT8: return rows_times<INT8>(w, in, n, out, stride);
         case BF16: return rows_times<BF16>(w, in, n, out, stride);
         default: return rows_times<FP32>(w, in, n, out, stride);
     }
@@ -571,7 +562,7 @@ void fuse(const Network& g, const Layer& l, const Scratch& s, int n) {
     }
     if (g.fusion != HGF && g.fusion != CP) return;
     Rows in{s.rm, 2 * s.out_stride, s.q, s.q_stride, s.scale, s.total};
-    if (l.fuse.way >= BYTES) quantize(in, n, 2 * D);
+    if (l.fuse.kind == INT8) quantize(in, n, 2 * D);
     times(l.fuse, in, n, s.f, s.f_stride);
     for (int b = 0; b < n; b++) {
         float *x = s.x + (size_t)b * D, *r = s.rm + (size_t)b * 2 * s.out_stride, *m = r + D;
@@ -594,7 +585,7 @@ void run_layer(const Network& g, const Layer& l, const Scratch& s, int n, float*
     const bool has_rwkv = g.fusion != ONLY_MAMBA, has_mamba = g.fusion != ONLY_RWKV;
     Rows in{s.h, D, s.q, s.q_stride, s.scale, s.total};
     for (int b = 0; b < n; b++) rmsnorm(s.x + (size_t)b * D, l.norm1, g.eps, D, s.h + (size_t)b * D);
-    if (l.rwkv_in.way >= BYTES || l.mamba_in.way >= BYTES) quantize(in, n, D);
+    if (l.rwkv_in.kind == INT8 || l.mamba_in.kind == INT8) quantize(in, n, D);
     if (has_rwkv) {
         times(l.rwkv_in, in, n, s.p, s.p_stride);
         for (int b = 0; b < n; b++) {
@@ -617,18 +608,18 @@ void run_layer(const Network& g, const Layer& l, const Scratch& s, int n, float*
     }
     if (has_rwkv) {
         Rows o{s.o, D, s.q, s.q_stride, s.scale, s.total};
-        if (l.rwkv_out.way >= BYTES) quantize(o, n, D);
+        if (l.rwkv_out.kind == INT8) quantize(o, n, D);
         times(l.rwkv_out, o, n, s.rm, 2 * s.out_stride);
     }
     if (has_mamba) {
         Rows o{s.o2, Di, s.q, s.q_stride, s.scale, s.total};
-        if (l.mamba_out.way >= BYTES) quantize(o, n, Di);
+        if (l.mamba_out.kind == INT8) quantize(o, n, Di);
         // Its padding, if any, would lie beyond 2D, which the stride leaves room for.
         times(l.mamba_out, o, n, s.rm + D, 2 * s.out_stride);
     }
     fuse(g, l, s, n);
     for (int b = 0; b < n; b++) rmsnorm(s.x + (size_t)b * D, l.norm2, g.eps, D, s.h + (size_t)b * D);
-    if (l.up.way >= BYTES) quantize(in, n, D);
+    if (l.up.kind == INT8) quantize(in, n, D);
     times(l.up, in, n, s.f, s.f_stride);
     for (int b = 0; b < n; b++) {
         float* f = s.f + (size_t)b * s.f_stride;
@@ -639,7 +630,7 @@ void run_layer(const Network& g, const Layer& l, const Scratch& s, int n, float*
         }
     }
     Rows hidden{s.f, s.f_stride, s.q, s.q_stride, s.scale, s.total};
-    if (l.down.way >= BYTES) quantize(hidden, n, g.F);
+    if (l.down.kind == INT8) quantize(hidden, n, g.F);
     times(l.down, hidden, n, s.rm, s.out_stride);
     for (int b = 0; b < n; b++) {
         float *x = s.x + (size_t)b * D, *y = s.rm + (size_t)b * s.out_stride;
@@ -705,7 +696,7 @@ void add_context(const Network& g, const Scratch& s, const int64_t* tokens, int 
         remember(g, tokens[b], own, s.f + (size_t)b * s.f_stride);
     }
     Rows in{s.f, s.f_stride, s.q, s.q_stride, s.scale, s.total};
-    if (g.context_projection.way >= BYTES) quantize(in, n, width);
+    if (g.context_projection.kind == INT8) quantize(in, n, width);
     times(g.context_projection, in, n, s.rm, s.out_stride);
     for (int b = 0; b < n; b++) {
         float *x = s.x + (size_t)b * g.D, *y = s.rm + (size_t)b * s.out_stride;
@@ -746,15 +737,6 @@ PUBLIC int64_t decode_sizes(int which) {
 
 PUBLIC double decode_uniform(uint64_t seed, uint64_t place) { return uniform(seed, place); }
 
-// The faster way to multiply bytes here: a matrix's `way`.
-PUBLIC int32_t decode_bytes_way(void) {
-#if defined(TWIN_BYTE_DOTS)
-    return BYTE_DOTS;
-#else
-    return BYTES;
-#endif
-}
-
 // Floats that one call needs beside the state, and logits' stride: the caller allocates both.
 PUBLIC int64_t decode_scratch(const Network* g, int64_t n) {
     n = n < ROWS ? n : ROWS;
@@ -781,7 +763,7 @@ PUBLIC void decode_step(const Network* network, const int64_t* tokens, float* st
         for (int b = 0; b < rows; b++)
             rmsnorm(s.x + (size_t)b * g.D, g.final_norm, g.eps, g.D, s.h + (size_t)b * g.D);
         Rows in{s.h, g.D, s.q, s.q_stride, s.scale, s.total};
-        if (g.head.way >= BYTES) quantize(in, rows, g.D);
+        if (g.head.kind == INT8) quantize(in, rows, g.D);
         times(g.head, in, rows, logits + (size_t)from * stride, stride);
     }
 }

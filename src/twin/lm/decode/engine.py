@@ -63,7 +63,7 @@ class Engine:
         self._packed: Packed | None = None
         if self._library is not None:
             self.weights = "int8" if weights == "auto" else weights
-            self._packed = Packed(model, self.weights, self._library.decode_bytes_way())
+            self._packed = Packed(model, self.weights)
             self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
             self._scratch: dict[int, npt.NDArray[np.uint8]] = {}
             self._stride = int(self._library.decode_logits_stride(self._packed.network))

@@ -50,7 +50,7 @@ class Matrix(ctypes.Structure):
 
     _fields_ = (
         ("weights", c_void_p), ("scales", c_void_p),
-        ("rows", c_int32), ("cols", c_int32), ("way", c_int32), ("pad", c_int32),
+        ("rows", c_int32), ("cols", c_int32), ("kind", c_int32), ("pad", c_int32),
     )  # fmt: skip
 
 
@@ -107,13 +107,18 @@ def why_not(model: "HybridLM") -> str:
     return next((fault for fault, is_so in faults.items() if is_so), "")
 
 
+def has_byte_dots() -> bool:
+    """Whether bytes are multiplied by the instruction for it: else they are widened, which gives
+    the same to the bit."""
+    flag, instruction = BYTE_DOTS.get(build.level(), ("", ""))
+    return flag in processor.flags() and build.assembles(instruction)
+
+
 @cache
 def load() -> ctypes.CDLL:
     """The native code with its functions' types, built the first time. Raises KernelUnavailable
     with the reason."""
-    flag, instruction = BYTE_DOTS.get(build.level(), ("", ""))
-    has_dots = flag in processor.flags() and build.assembles(instruction)
-    library = build.load(SOURCE, extra=["-DTWIN_BYTE_DOTS"] if has_dots else [])
+    library = build.load(SOURCE, extra=["-DTWIN_BYTE_DOTS"] if has_byte_dots() else [])
     library.decode_sizes.restype = c_int64
     ours = tuple(ctypes.sizeof(each) for each in (Matrix, Layer, Network))
     theirs = tuple(library.decode_sizes(number) for number in range(3))
@@ -142,9 +147,7 @@ class Packed:
     """A model's weights in the form and order of the native code. Keeps the memory alive that
     `network` points into."""
 
-    def __init__(self, model: "HybridLM", weights: Weights, bytes_way: int) -> None:
-        """`bytes_way`: how bytes are multiplied, as `decode_bytes_way` says it."""
-        self._bytes_way = bytes_way
+    def __init__(self, model: "HybridLM", weights: Weights) -> None:
         self.forms: dict[str, Weights] = {}
         """What each matrix became, by its parameter's name."""
         self._arena = Arena()
@@ -206,10 +209,10 @@ class Packed:
         self._later.append((struct, field, self._arena.add(padded)))
 
     def _matrix(self, struct: Matrix, name: str, value: "Tensor", form: Weights) -> None:
-        way, pack = FORMS[form]
+        kind, pack = FORMS[form]
         panels, scales = pack(_numpy(value))
         struct.rows, struct.cols = value.shape
-        struct.way = self._bytes_way if form == "int8" else way
+        struct.kind = kind
         self.forms[name] = form
         self._later.append((struct, "weights", self._arena.add(panels)))
         self._later.append((struct, "scales", self._arena.add(scales)))

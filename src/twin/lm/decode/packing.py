@@ -53,7 +53,7 @@ FORMS: dict[Weights, tuple[int, Callable[[Floats], tuple[npt.NDArray[Any], Float
     "bf16": (1, as_bf16),
     "int8": (2, as_int8),
 }
-"""Name -> (the way to multiply it, as decode.cpp numbers them; what makes it)."""
+"""Name -> (the number that the C++ side knows it by, what makes it)."""
 
 
 def aligned(num_bytes: int) -> npt.NDArray[np.uint8]:

@@ -73,6 +73,11 @@ def machine_level() -> str:
     return next(level for level, needed in NEEDS.items() if needed <= processor.flags())
 
 
+def levels() -> list[str]:
+    """All of LEVELS that this machine runs, the best first."""
+    return list(LEVELS)[list(LEVELS).index(machine_level()) :]
+
+
 def level() -> str:
     """What is built here. Raises KernelUnavailable for a TWIN_LM_ISA that this machine lacks."""
     asked = os.environ.get("TWIN_LM_ISA", "")
@@ -80,8 +85,7 @@ def level() -> str:
         return machine_level()
     if asked not in LEVELS:
         raise KernelUnavailable(f"TWIN_LM_ISA is `{asked}`. Use one of {', '.join(LEVELS)}.")
-    order = list(LEVELS)
-    if order.index(asked) < order.index(machine_level()):
+    if asked not in levels():
         raise KernelUnavailable(
             f"TWIN_LM_ISA asks for {asked}, and this processor has {machine_level()} at most."
         )
@@ -120,8 +124,7 @@ def load(source: Path, openmp: Path | None = None, *, extra: Sequence[str] = ())
     command, flags = compiler(), [*FLAGS, *LEVELS[level()], *extra]
     parts = [source.name.encode(), *(p.read_bytes() for p in [source, *_headers(source)])]
     parts += [_version(tuple(command)), " ".join([*flags, *LINKED]).encode()]
-    parts += [str(openmp).encode()]
-    parts += [platform.machine().encode()]
+    parts += [str(openmp).encode(), platform.machine().encode()]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
     name = f"{source.stem}-{level()}-{digest}.so"
     path = _writable(cache_folder()) / name
@@ -209,7 +212,6 @@ def _writable(folder: Path) -> Path:
         return own
 
 
-@cache
 def assembles(instruction: str) -> bool:
     """Whether the compiler's assembler knows it: a new compiler often stands beside an old one.
     Raises KernelUnavailable where there is no compiler."""
@@ -225,20 +227,14 @@ def _build(
     """Tries with threads first, if asked for, then without."""
     log.info("Building the native kernels (%s) with %s, once.", path.name, command[0])
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
-        made = Path(work) / "library.so"
-        ways = [[str(source)]]
-        if threads:  # for a runtime that is given: compiled for it, then linked with that very one
-            ways.insert(0, ["-fopenmp", *(["-c"] if openmp is not None else []), str(source)])
-        for way in ways:
-            if "-c" in way:
-                assert openmp is not None
-                half = str(Path(work) / "half.o")
-                problem = _run([*command, *flags, *way, "-o", half])
-                problem = problem or _run(
-                    [*command, "-shared", half, str(openmp), *LINKED, "-o", str(made)]
-                )
-            else:
-                problem = _run([*command, *flags, "-shared", *way, *LINKED, "-o", str(made)])
+        half, made = Path(work) / "half.o", Path(work) / "library.so"
+        for compiled in (["-fopenmp"], []) if threads else ([],):
+            # With the very runtime that is given, else with the compiler's own.
+            linked = [str(openmp)] if compiled and openmp is not None else compiled
+            problem = _run([*command, *flags, *compiled, "-c", str(source), "-o", str(half)])
+            problem = problem or _run(
+                [*command, "-shared", str(half), *linked, *LINKED, "-o", str(made)]
+            )
             if not problem:
                 made.chmod(0o700)
                 seal = Path(work) / "seal"
